@@ -1,0 +1,177 @@
+"""What the engine emits: the events that the ledger settles, in sequence order.
+
+What belongs here: frozen records of what happened, in integers.
+What does not: how a command is decided (see `engine`), and how an event becomes legs (see `ledger`).
+
+Amounts are smallest units of their asset; `account`, `asset` and `market` are the engine's numeric ids, whose
+names are in the engine's registry. `close_day` is the close date as days since 1970, decided by the last
+cut-off before the event in the journal. Times are microseconds since 1970, UTC.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+
+class Side(IntEnum):
+    """Which side of the book an order is on."""
+
+    BUY = 0
+    SELL = 1
+
+
+class TransferKind(IntEnum):
+    """A movement of one customer's balance that is not a trade."""
+
+    OPENING = 1
+    """Genesis: an opening balance of day zero."""
+    DEPOSIT = 2
+    WITHDRAWAL = 3
+    """Requested: available -> in transit."""
+    WITHDRAWAL_CONFIRMED = 4
+    WITHDRAWAL_FAILED = 5
+    """In transit -> available."""
+
+
+class RejectReason(IntEnum):
+    """Why a journalled command was refused."""
+
+    UNKNOWN_ACCOUNT = 1
+    UNKNOWN_MARKET = 2
+    UNKNOWN_ASSET = 3
+    UNKNOWN_ORDER = 4
+    INVALID_PRICE = 5
+    INVALID_QUANTITY = 6
+    INSUFFICIENT_FUNDS = 7
+    DUPLICATE_REFERENCE = 8
+    UNKNOWN_WITHDRAWAL = 9
+    NOT_THE_OWNER = 10
+    INVALID_CONFIGURATION = 11
+    INVALID_CUT_OFF = 12
+    TOO_LARGE = 13
+
+
+@dataclass(frozen=True, slots=True)
+class Trade:
+    """One fill. `price_ticks` is the maker's; fees are in the quote asset, negative for a rebate."""
+
+    trade_id: int
+    engine_seq: int
+    fill_index: int
+    close_day: int
+    sequenced_us: int
+    effective_us: int
+    market: int
+    price_ticks: int
+    quantity_lots: int
+    base_units: int
+    quote_units: int
+    taker_side: Side
+    maker_account: int
+    taker_account: int
+    maker_order_id: int
+    taker_order_id: int
+    maker_fee_units: int
+    taker_fee_units: int
+    maker_rate_ppm: int
+    taker_rate_ppm: int
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """One deposit, withdrawal step or opening balance; `reference` is its idempotency key."""
+
+    kind: TransferKind
+    engine_seq: int
+    close_day: int
+    sequenced_us: int
+    effective_us: int
+    account: int
+    asset: int
+    units: int
+    reference: str
+
+
+@dataclass(frozen=True, slots=True)
+class CutOff:
+    """The barrier of a close date: everything after it belongs to a later one."""
+
+    engine_seq: int
+    close_day: int
+    sequenced_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class AssetListed:
+    """An asset became known."""
+
+    engine_seq: int
+    asset: int
+    symbol: str
+    decimals: int
+
+
+@dataclass(frozen=True, slots=True)
+class MarketListed:
+    """A market became known; a notional is price_ticks x quantity_lots x quote_units_per_tick_lot, exactly."""
+
+    engine_seq: int
+    market: int
+    symbol: str
+    base: int
+    quote: int
+    base_units_per_lot: int
+    quote_units_per_tick_lot: int
+
+
+@dataclass(frozen=True, slots=True)
+class AccountOpened:
+    """An account became known."""
+
+    engine_seq: int
+    account: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class OrderAccepted:
+    """An order passed every check and locked its funds."""
+
+    engine_seq: int
+    order_id: int
+    account: int
+    market: int
+
+
+@dataclass(frozen=True, slots=True)
+class OrderCancelled:
+    """An order, or the rest of one, left the book and its lock was released."""
+
+    engine_seq: int
+    order_id: int
+    account: int
+    market: int
+    quantity_lots: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A journalled command that changed nothing."""
+
+    engine_seq: int
+    reason: RejectReason
+    account: int
+
+
+Event = (
+    Trade
+    | Transfer
+    | CutOff
+    | AssetListed
+    | MarketListed
+    | AccountOpened
+    | OrderAccepted
+    | OrderCancelled
+    | Rejected
+)
