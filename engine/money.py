@@ -69,7 +69,7 @@ def to_units(amount: Decimal, decimals: int, *, record: str) -> int:
     elif shift > 80:
         raise InputError(f"{record}: {amount} is too large", rule="amounts lie within 2^127 smallest units")
     else:
-        value *= 10**shift
+        value *= int(10**shift)
     if value > MAX_UNITS:
         raise InputError(f"{record}: {amount} is too large", rule="amounts lie within 2^127 smallest units")
     return -value if sign else value

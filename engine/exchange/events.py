@@ -165,13 +165,5 @@ class Rejected:
 
 
 Event = (
-    Trade
-    | Transfer
-    | CutOff
-    | AssetListed
-    | MarketListed
-    | AccountOpened
-    | OrderAccepted
-    | OrderCancelled
-    | Rejected
+    Trade | Transfer | CutOff | AssetListed | MarketListed | AccountOpened | OrderAccepted | OrderCancelled | Rejected
 )

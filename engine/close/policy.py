@@ -1,0 +1,105 @@
+"""The policy of a book: what a close follows, digested into every day.
+
+What belongs here: the fields, their defaults and checks, and the policy's hash.
+What does not: where it is stored (see `engine.store.books`) and secrets of any kind.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from engine.canonical import sha256_jcs
+from engine.clock import CutOffRule
+from engine.errors import ConfigError
+
+DEBITS_EQUAL_CREDITS = "debits_equal_credits"
+FEE_CLEARING_SWEPT = "fee_clearing_swept"
+MARKS_FRESH = "marks_fresh"
+ENGINE_VS_LEDGER = "engine_vs_ledger"
+TREES_EQUAL_CONTROL_TOTALS = "trees_equal_control_totals"
+
+GATES = (
+    DEBITS_EQUAL_CREDITS,
+    FEE_CLEARING_SWEPT,
+    MARKS_FRESH,
+    ENGINE_VS_LEDGER,
+    TREES_EQUAL_CONTROL_TOTALS,
+)
+"""Gates that every book requires, in the order in which they are judged."""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What the close of a book follows, from a close date on.
+
+    Attributes:
+        reporting_currency: the asset in which everything is valued; its mark is 1.
+        cutoff: when a close date ends, e.g. `24:00 UTC`.
+        mark_max_age_s: oldest closing mark that counts as fresh, in seconds before the cut-off.
+        required_gates: gates that must stand before a day seals.
+        chunks: leaves that a balance is split into in the trees.
+        tree_heights: heights that a tree may have, ascending.
+        step_timeout_s: hard limit of one step, in seconds.
+        lease_ttl_s: how long a closer that stopped renewing keeps its lease, in seconds.
+    """
+
+    reporting_currency: str
+    cutoff: str = "24:00 UTC"
+    mark_max_age_s: int = 3600
+    required_gates: tuple[str, ...] = GATES
+    chunks: int = 2
+    tree_heights: tuple[int, ...] = (10, 16, 20, 22, 24, 26)
+    step_timeout_s: int = 1800
+    lease_ttl_s: int = 30
+
+    def __post_init__(self) -> None:
+        CutOffRule.parse(self.cutoff)
+        problems = [
+            name
+            for name, fine in (
+                ("reporting_currency", 0 < len(self.reporting_currency) <= 32),
+                ("mark_max_age_s", self.mark_max_age_s > 0),
+                ("required_gates", set(GATES) <= set(self.required_gates)),
+                ("chunks", 1 <= self.chunks <= 16),
+                ("tree_heights", list(self.tree_heights) == sorted(set(self.tree_heights)) and self.tree_heights != ()),
+                ("step_timeout_s", 0 < self.step_timeout_s <= 86_400),
+                ("lease_ttl_s", 1 <= self.lease_ttl_s <= 3600),
+            )
+            if not fine
+        ]
+        if problems:
+            raise ConfigError(f"the policy's {', '.join(problems)} cannot be used", next_step="correct the policy file")
+
+    def as_dict(self) -> dict[str, Any]:
+        """The policy as canonical JSON has it."""
+        plain = asdict(self)
+        return {"v": "policy/1", **{k: list(v) if isinstance(v, tuple) else v for k, v in plain.items()}}
+
+    @property
+    def sha256(self) -> str:
+        """Hex SHA-256 over the policy's canonical JSON."""
+        return sha256_jcs(self.as_dict())
+
+    @property
+    def cutoff_rule(self) -> CutOffRule:
+        """The cut-off as a rule of the clock."""
+        return CutOffRule.parse(self.cutoff)
+
+    @classmethod
+    def parse(cls, value: Any) -> Policy:
+        """Read a stored policy or a policy file.
+
+        Raises:
+            ConfigError: a key is unknown or missing, or a value is of the wrong kind.
+        """
+        if not isinstance(value, dict) or value.get("v") != "policy/1":
+            raise ConfigError("this is not a policy of version policy/1")
+        given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in value.items() if k != "v"}
+        unknown = sorted(given.keys() - {f.name for f in fields(cls)})
+        if unknown:
+            raise ConfigError(f"the policy has unknown keys: {', '.join(unknown)}")
+        try:
+            return cls(**given)
+        except TypeError as error:
+            raise ConfigError(f"the policy cannot be read: {error}") from None

@@ -1,0 +1,113 @@
+"""One market's order book: price levels, first in first out, best price first.
+
+What belongs here: resting, removing and finding orders by price-time priority.
+What does not: money, accounts' rights, what a fill costs (see `orders`).
+
+A level is a linked list through its orders (head, tail), so the first order, a cancel and an append are all O(1);
+each side has a lazy heap of prices that holds every price at most once and drops empty ones when they surface.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from heapq import heappop, heappush
+
+BUY = 0
+
+
+class Order:
+    """A resting order. `quantity` is what is left, in lots; `rate_ppm` the fee rate that its lock was taken at."""
+
+    __slots__ = ("account", "next", "order_id", "previous", "price", "quantity", "rate_ppm", "side")
+
+    def __init__(self, order_id: int, account: int, side: int, price: int, quantity: int, rate_ppm: int) -> None:
+        self.order_id = order_id
+        self.account = account
+        self.side = side
+        self.price = price
+        self.quantity = quantity
+        self.rate_ppm = rate_ppm
+        self.previous: Order | None = None
+        self.next: Order | None = None
+
+
+class Level:
+    """The queue of one price."""
+
+    __slots__ = ("head", "tail")
+
+    def __init__(self, order: Order) -> None:
+        self.head: Order = order
+        self.tail: Order = order
+
+
+class Book:
+    """Both sides of one market."""
+
+    __slots__ = ("_heaps", "_levels", "_queued", "orders")
+
+    def __init__(self) -> None:
+        self.orders: dict[int, Order] = {}
+        # Heap keys are negated prices for bids, so that the best of either side is the smallest key.
+        self._levels: tuple[dict[int, Level], dict[int, Level]] = ({}, {})
+        self._heaps: tuple[list[int], list[int]] = ([], [])
+        self._queued: tuple[set[int], set[int]] = (set(), set())
+
+    def rest(self, order: Order) -> None:
+        """Put an order at the end of its price's queue."""
+        side = order.side
+        key = -order.price if side == BUY else order.price
+        levels = self._levels[side]
+        level = levels.get(key)
+        self.orders[order.order_id] = order
+        if level is None:
+            levels[key] = Level(order)
+            queued = self._queued[side]
+            if key not in queued:
+                queued.add(key)
+                heappush(self._heaps[side], key)
+            return
+        tail = level.tail
+        tail.next = order
+        order.previous = tail
+        level.tail = order
+
+    def remove(self, order: Order) -> None:
+        """Take an order out, wherever it stands in its queue."""
+        del self.orders[order.order_id]
+        before, after = order.previous, order.next
+        if before is not None and after is not None:
+            before.next = after
+            after.previous = before
+        elif before is None and after is None:
+            del self._levels[order.side][-order.price if order.side == BUY else order.price]
+            return
+        else:
+            level = self._levels[order.side][-order.price if order.side == BUY else order.price]
+            if before is not None:
+                before.next = None
+                level.tail = before
+            elif after is not None:
+                after.previous = None
+                level.head = after
+        order.previous = order.next = None
+
+    def best(self, side: int) -> Order | None:
+        """The first order in line on a side; None for an empty one."""
+        heap = self._heaps[side]
+        levels = self._levels[side]
+        while heap:
+            level = levels.get(heap[0])
+            if level is not None:
+                return level.head
+            self._queued[side].discard(heappop(heap))
+        return None
+
+    def queue(self, side: int) -> Iterator[Order]:
+        """A side's orders, best price first, oldest first."""
+        levels = self._levels[side]
+        for key in sorted(levels):
+            order: Order | None = levels[key].head
+            while order is not None:
+                yield order
+                order = order.next

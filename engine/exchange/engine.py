@@ -1,0 +1,152 @@
+"""The exchange engine: commands in sequence order in, events out, nothing else.
+
+What belongs here: the dispatch of a record, and the questions that others ask of the state.
+What does not: how each command works (see `configuration`, `transfers`, `orders`), files and clocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from engine.errors import GateError
+from engine.exchange import commands as cmd
+from engine.exchange import configuration, orders, transfers
+from engine.exchange.book import Order
+from engine.exchange.codec import JournalRecord
+from engine.exchange.events import Event, Side
+from engine.exchange.state import Balance, EngineState, Registry
+
+_HANDLERS: dict[type, Callable[[EngineState, JournalRecord, Any], list[Event]]] = {
+    cmd.SetAsset: configuration.set_asset,
+    cmd.SetMarket: configuration.set_market,
+    cmd.OpenAccount: configuration.open_account,
+    cmd.SetTiers: configuration.set_tiers,
+    cmd.CutOff: configuration.cut_off,
+    cmd.OpeningBalance: transfers.transfer,
+    cmd.Deposit: transfers.transfer,
+    cmd.Withdrawal: transfers.transfer,
+    cmd.WithdrawalConfirmed: transfers.transfer,
+    cmd.WithdrawalFailed: transfers.transfer,
+    cmd.NewOrder: orders.new_order,
+    cmd.CancelOrder: orders.cancel_order,
+}
+
+
+class ExchangeEngine:
+    """A deterministic exchange: the same records give the same events and the same state, anywhere."""
+
+    def __init__(self, first_day: int, *, state: EngineState | None = None) -> None:
+        """Start empty in genesis (the day before `first_day`, in days since 1970), or from a state."""
+        self.state = state if state is not None else EngineState(first_day=first_day, open_day=first_day - 1)
+
+    def apply(self, record: JournalRecord) -> list[Event]:
+        """Apply the next record; whatever is wrong with it is a `Rejected` event."""
+        state = self.state
+        state.last_seq = record.seq
+        state.last_ts_us = record.ts_us
+        state.last_crc = record.crc
+        return _HANDLERS[type(record.command)](state, record, record.command)
+
+    @property
+    def registry(self) -> Registry:
+        """Assets, markets and accounts, by number and name."""
+        return self.state.registry
+
+    @property
+    def last_seq(self) -> int:
+        """The last applied sequence, 0 for none."""
+        return self.state.last_seq
+
+    @property
+    def last_ts_us(self) -> int:
+        """The sequencer's time of the last record."""
+        return self.state.last_ts_us
+
+    @property
+    def open_day(self) -> int:
+        """The close date that events belong to now, as days since 1970; genesis is the day before the first."""
+        return self.state.open_day
+
+    @property
+    def first_day(self) -> int:
+        """The first close date, as days since 1970."""
+        return self.state.first_day
+
+    def balance(self, account: int, asset: int) -> Balance:
+        """One account's holding of one asset; zeros where there was never any."""
+        row = self.state.balances.get((account, asset), (0, 0, 0, 0))
+        return Balance(account, asset, row[0], row[1], row[2], row[3])
+
+    def balances(self) -> Iterator[Balance]:
+        """Every holding that is not all zero, by account and asset number."""
+        for (account, asset), row in sorted(self.state.balances.items()):
+            if any(row):
+                yield Balance(account, asset, row[0], row[1], row[2], row[3])
+
+    def fees(self, asset: int) -> int:
+        """Fees collected less rebates paid in an asset, ever."""
+        return self.state.fees.get(asset, 0)
+
+    def external_flows(self, asset: int) -> int:
+        """What came in less what left in an asset, ever."""
+        return self.state.external.get(asset, 0)
+
+    def best(self, market: int, side: Side) -> Order | None:
+        """The first order in line on a side of a market."""
+        book = self.state.books.get(market)
+        return None if book is None else book.best(side)
+
+    def order(self, order_id: int) -> Order | None:
+        """A resting order; None when it is filled, cancelled or never was."""
+        market = self.state.order_market.get(order_id)
+        return None if market is None else self.state.books[market].orders[order_id]
+
+    def resting(self) -> Iterator[tuple[int, Order]]:
+        """Every resting order with its market: by market, bids before asks, best price first, oldest first."""
+        for market in sorted(self.state.books):
+            for side in (Side.BUY, Side.SELL):
+                for order in self.state.books[market].queue(side):
+                    yield market, order
+
+    def seen_transfer(self, kind: int, reference: str) -> int | None:
+        """The sequence at which a transfer of this kind and reference had its effect."""
+        return self.state.transfers.get((kind, reference))
+
+    def check_conservation(self) -> None:
+        """Check that per asset all holdings plus fees equal what came in less what left.
+
+        Raises:
+            GateError: they differ, or a balance is negative.
+        """
+        sums = dict(self.state.fees)
+        for (account, asset), row in self.state.balances.items():
+            if min(row) < 0:
+                raise GateError(f"engine: account {account}, asset {asset} holds {row}", rule="no balance is negative")
+            sums[asset] += sum(row)
+        for asset, held in sums.items():
+            if held != self.state.external[asset]:
+                raise GateError(
+                    f"engine: asset {asset} after sequence {self.last_seq}: {held} units held and collected, "
+                    f"{self.state.external[asset]} came in, difference {held - self.state.external[asset]}",
+                    rule="available + locked + staked + in transit + fees = external flows",
+                    next_step="stop trading; replay the journal to find the command",
+                )
+
+    def check_locks(self) -> None:
+        """Check that per account and asset the locked balance is what its resting orders lock.
+
+        Raises:
+            GateError: they differ.
+        """
+        locks: dict[tuple[int, int], int] = {}
+        for number, order in self.resting():
+            market = self.registry.markets[number]
+            key = (order.account, market.quote if order.side == Side.BUY else market.base)
+            need = orders.lock_units(market, order.side, order.price, order.quantity, order.rate_ppm)
+            locks[key] = locks.get(key, 0) + need
+        for key, row in self.state.balances.items():
+            if row[1] != locks.pop(key, 0):
+                raise GateError(f"engine: account {key[0]}, asset {key[1]} locks {row[1]}, its orders differ")
+        if locks:
+            raise GateError(f"engine: orders without a lock: {sorted(locks)[:5]}")

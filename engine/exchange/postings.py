@@ -1,0 +1,89 @@
+"""How an engine event becomes a journal: the legs of trades and transfers.
+
+What belongs here: one function an event kind, from integers and names to a balanced journal.
+What does not: batching and writing journals (see `engine.store.settlement`), and the close's own journals.
+"""
+
+from __future__ import annotations
+
+from engine.clock import from_day_number
+from engine.exchange.events import Event, Side, Trade, Transfer, TransferKind
+from engine.exchange.state import Registry
+from engine.ledger.journal import FEE_CLEARING, OPENING_EQUITY, Journal, Leg, custody, in_transit
+
+DEFAULT_WALLET = "main"
+"""The custody wallet that deposits arrive in until a transfer names its own."""
+
+_TRANSFER_KINDS = {
+    TransferKind.OPENING: "opening_balance",
+    TransferKind.DEPOSIT: "deposit",
+    TransferKind.WITHDRAWAL: "withdrawal",
+    TransferKind.WITHDRAWAL_CONFIRMED: "withdrawal_confirmed",
+    TransferKind.WITHDRAWAL_FAILED: "withdrawal_failed",
+}
+
+
+def journal_of(event: Event, registry: Registry) -> Journal | None:
+    """The journal that settles an event; none for events that move no customer balance."""
+    if isinstance(event, Trade):
+        return _of_trade(event, registry)
+    if isinstance(event, Transfer):
+        return _of_transfer(event, registry)
+    return None
+
+
+def _of_trade(trade: Trade, registry: Registry) -> Journal:
+    """The source's six legs, and the credits to fee clearing that make them sum to zero."""
+    market = registry.markets[trade.market]
+    base = registry.assets[market.base].symbol
+    quote = registry.assets[market.quote].symbol
+    maker = registry.accounts[trade.maker_account].name
+    taker = registry.accounts[trade.taker_account].name
+    buyer, seller = (taker, maker) if trade.taker_side == Side.BUY else (maker, taker)
+    legs = [
+        Leg(buyer, quote, -trade.quote_units),
+        Leg(buyer, base, trade.base_units),
+        Leg(seller, base, -trade.base_units),
+        Leg(seller, quote, trade.quote_units),
+    ]
+    for payer, fee in ((maker, trade.maker_fee_units), (taker, trade.taker_fee_units)):
+        if fee:
+            legs += [Leg(payer, quote, -fee), Leg(FEE_CLEARING, quote, fee)]
+    return Journal(
+        kind="trade",
+        reference_type="trade",
+        reference_id=str(trade.trade_id),
+        engine_seq=trade.engine_seq,
+        effective_us=trade.effective_us,
+        close_date=from_day_number(trade.close_day),
+        origin="engine",
+        reason="fill",
+        legs=tuple(legs),
+    )
+
+
+def _of_transfer(transfer: Transfer, registry: Registry) -> Journal:
+    """Money in from custody, out to transit, and from transit to custody or back."""
+    account = registry.accounts[transfer.account].name
+    asset = registry.assets[transfer.asset].symbol
+    units = transfer.units
+    wallet, transit = custody(DEFAULT_WALLET), in_transit(account)
+    receives, gives = {
+        TransferKind.OPENING: (account, OPENING_EQUITY),
+        TransferKind.DEPOSIT: (account, wallet),
+        TransferKind.WITHDRAWAL: (transit, account),
+        TransferKind.WITHDRAWAL_CONFIRMED: (wallet, transit),
+        TransferKind.WITHDRAWAL_FAILED: (account, transit),
+    }[transfer.kind]
+    kind = _TRANSFER_KINDS[transfer.kind]
+    return Journal(
+        kind=kind,
+        reference_type=kind,
+        reference_id=transfer.reference,
+        engine_seq=transfer.engine_seq,
+        effective_us=transfer.effective_us,
+        close_date=from_day_number(transfer.close_day),
+        origin="genesis" if transfer.kind == TransferKind.OPENING else "engine",
+        reason=kind.replace("_", " "),
+        legs=(Leg(receives, asset, units), Leg(gives, asset, -units)),
+    )

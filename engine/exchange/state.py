@@ -1,0 +1,136 @@
+"""What the engine knows: the registry, balances, references, books and counters.
+
+What belongs here: the containers and the sums over them.
+What does not: how a command changes them (see `configuration`, `transfers`, `orders`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from engine.exchange.book import Book
+from engine.exchange.commands import Withdrawal
+
+AVAILABLE, LOCKED, STAKED, IN_TRANSIT = 0, 1, 2, 3
+"""Places in a balance: a list, because an order touches four of them and a frozen record would cost more than it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asset:
+    """A listed asset; amounts of it are integers of 10^-decimals."""
+
+    asset: int
+    symbol: str
+    decimals: int
+
+
+@dataclass(frozen=True, slots=True)
+class Market:
+    """A listed market; a notional is price_ticks x quantity_lots x quote_units_per_tick_lot."""
+
+    market: int
+    symbol: str
+    base: int
+    quote: int
+    base_units_per_lot: int
+    quote_units_per_tick_lot: int
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """An open account."""
+
+    account: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Balance:
+    """One account's holding of one asset, in smallest units."""
+
+    account: int
+    asset: int
+    available: int
+    locked: int
+    staked: int
+    in_transit: int
+
+    @property
+    def total(self) -> int:
+        """Everything that the exchange owes this account in this asset."""
+        return self.available + self.locked + self.staked + self.in_transit
+
+
+@dataclass(slots=True)
+class Registry:
+    """Assets, markets and accounts, by number and by name."""
+
+    assets: dict[int, Asset] = field(default_factory=dict)
+    markets: dict[int, Market] = field(default_factory=dict)
+    accounts: dict[int, Account] = field(default_factory=dict)
+    asset_by_symbol: dict[str, Asset] = field(default_factory=dict)
+    market_by_symbol: dict[str, Market] = field(default_factory=dict)
+    account_by_name: dict[str, Account] = field(default_factory=dict)
+
+    def add_asset(self, asset: Asset) -> None:
+        """List an asset that is not there."""
+        self.assets[asset.asset] = asset
+        self.asset_by_symbol[asset.symbol] = asset
+
+    def add_market(self, market: Market) -> None:
+        """List a market that is not there."""
+        self.markets[market.market] = market
+        self.market_by_symbol[market.symbol] = market
+
+    def add_account(self, account: Account) -> None:
+        """Open an account that is not there."""
+        self.accounts[account.account] = account
+        self.account_by_name[account.name] = account
+
+
+@dataclass(slots=True)
+class EngineState:
+    """Everything that a command can depend on or change.
+
+    Attributes:
+        first_day: first close date, days since 1970; the day before it is genesis.
+        open_day: the close date that events belong to now.
+        transfers: idempotency keys of every transfer that had an effect, (kind, reference) -> sequence; kept for ever.
+        order_references: client references of orders by account, -> sequence, of the open day and the one before
+            (today's first): a day's cost must not grow with history, so older ones are forgotten at a cut-off.
+        order_market: market of each resting order.
+        withdrawals: those in transit, by reference.
+        external: per asset, what came in minus what left.
+    """
+
+    first_day: int
+    open_day: int
+    registry: Registry = field(default_factory=Registry)
+    last_seq: int = 0
+    last_crc: int = 0
+    last_ts_us: int = 0
+    next_trade_id: int = 1
+    tiers_set: bool = False
+    maker_rate_ppm: int = 0
+    taker_rate_ppm: int = 0
+    balances: dict[tuple[int, int], list[int]] = field(default_factory=dict)
+    fees: dict[int, int] = field(default_factory=dict)
+    external: dict[int, int] = field(default_factory=dict)
+    transfers: dict[tuple[int, str], int] = field(default_factory=dict)
+    withdrawals: dict[str, Withdrawal] = field(default_factory=dict)
+    order_references: list[dict[tuple[int, str], int]] = field(default_factory=lambda: [{}, {}])
+    books: dict[int, Book] = field(default_factory=dict)
+    order_market: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def in_genesis(self) -> bool:
+        """Whether the cut-off of day zero is still to come."""
+        return self.open_day < self.first_day
+
+    def row(self, account: int, asset: int) -> list[int]:
+        """The changeable balance of an account in an asset, made when it is not there."""
+        key = (account, asset)
+        row = self.balances.get(key)
+        if row is None:
+            row = self.balances[key] = [0, 0, 0, 0]
+        return row

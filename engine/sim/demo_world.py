@@ -1,0 +1,95 @@
+"""The demo exchange's configuration: its size, assets, markets and people.
+
+What belongs here: what is there before anyone trades.
+What does not: what they do (see `demo_flow`), and loading it (see `demo`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import date
+
+from engine.clock import CloseDate, CutOffRule
+from engine.exchange.commands import SetAsset, SetMarket
+
+
+@dataclass(frozen=True, slots=True)
+class DemoConfig:
+    """The demo's size and seed: the same values give the same journal, byte for byte.
+
+    Attributes:
+        seed: any integer.
+        days: close dates, each cut off.
+        users: ordinary accounts, `u-0001` on; market makers (`mm-01` on) come in addition.
+        makers: at least 2.
+        steps_per_day: actions a day; about 0.55 trades come of each.
+        first_day: the first close date.
+        cutoff_rule: when a day ends.
+        maker_rate_ppm: fee rates; a negative maker rate is a rebate.
+        taker_rate_ppm: see above.
+    """
+
+    seed: int = 1
+    days: int = 3
+    users: int = 500
+    makers: int = 10
+    steps_per_day: int = 7000
+    first_day: CloseDate = date(2026, 3, 2)
+    cutoff_rule: CutOffRule = field(default_factory=lambda: CutOffRule(24, 0, "UTC"))
+    maker_rate_ppm: int = 200
+    taker_rate_ppm: int = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class DemoMarket:
+    """A market and where its price starts; prices walk in whole ticks."""
+
+    command: SetMarket
+    start_ticks: int
+
+
+USDT, BTC, ETH, SOL, XRP, SHIB = 1, 2, 3, 4, 5, 6
+
+ASSETS = (
+    SetAsset(USDT, "USDT", 6),
+    SetAsset(BTC, "BTC", 8),
+    SetAsset(ETH, "ETH", 18),
+    SetAsset(SOL, "SOL", 9),
+    SetAsset(XRP, "XRP", 6),
+    SetAsset(SHIB, "SHIB", 8),
+)
+
+MARKETS = (
+    # tick 0.01 USDT, lot 0.0001 BTC: 0.000001 USDT, one unit
+    DemoMarket(SetMarket(1, "BTC-USDT", BTC, USDT, 10**4, 1), 6_400_000),
+    # tick 0.01 USDT, lot 0.001 ETH
+    DemoMarket(SetMarket(2, "ETH-USDT", ETH, USDT, 10**15, 10), 310_000),
+    # tick 0.01 USDT, lot 0.01 SOL
+    DemoMarket(SetMarket(3, "SOL-USDT", SOL, USDT, 10**7, 100), 14_500),
+    # tick 0.0001 USDT, lot 1 XRP
+    DemoMarket(SetMarket(4, "XRP-USDT", XRP, USDT, 10**6, 100), 5_200),
+    # tick 0.000000001 USDT, lot 1,000 SHIB: worth two thousandths of a cent each
+    DemoMarket(SetMarket(5, "SHIB-USDT", SHIB, USDT, 10**11, 1), 20_000),
+    # tick 0.00001 BTC, lot 0.001 ETH
+    DemoMarket(SetMarket(6, "ETH-BTC", ETH, BTC, 10**15, 1), 4_844),
+)
+
+MAKER_FUNDS = {
+    USDT: 20_000_000 * 10**6,
+    BTC: 300 * 10**8,
+    ETH: 6_000 * 10**18,
+    SOL: 60_000 * 10**9,
+    XRP: 10_000_000 * 10**6,
+    SHIB: 200_000_000_000 * 10**8,
+}
+"""What each market maker deposits."""
+
+USER_FUNDS = {
+    USDT: (500 * 10**6, 50_000 * 10**6),
+    BTC: (10**6, 10**8),
+    ETH: (10**17, 10**19),
+    SOL: (10**9, 200 * 10**9),
+    XRP: (500 * 10**6, 20_000 * 10**6),
+    SHIB: (10_000_000 * 10**8, 2_000_000_000 * 10**8),
+}
+"""Least and most that a user deposits, in smallest units."""

@@ -1,0 +1,50 @@
+"""Step `control_totals`: the trial balance, the books hash, and the gates that read the books alone.
+
+What belongs here: closing the books of the day: from here on verdicts are written for their hash.
+What does not: the sums and the hash themselves (the database computes both, see `engine/store/migrations`).
+"""
+
+from __future__ import annotations
+
+import psycopg
+
+from engine.close.policy import DEBITS_EQUAL_CREDITS, FEE_CLEARING_SWEPT, MARKS_FRESH
+from engine.steps.context import FAIL, PASS, UNKNOWN, Inputs, Step, StepContext, StepOutput
+from engine.store import days, runs
+from engine.store.days import Day
+
+_BEFORE = ("cutoff", "engine_balances", "mark_prices", "fee_accruals")
+
+
+def inputs(connection: psycopg.Connection, context: StepContext, day: Day) -> Inputs:
+    """What the steps before wrote."""
+    done = runs.of_day(connection, context.close_date, day.version)
+    return {name: done[name].output_digest if name in done else None for name in _BEFORE}
+
+
+def write(connection: psycopg.Connection, context: StepContext, day: Day) -> StepOutput:
+    """Write the totals, fix the hash, judge the gates of the books."""
+    row = connection.execute(
+        "SELECT ledger.write_control_totals(%s, %s)", (context.close_date, context.epoch)
+    ).fetchone()
+    fixed = connection.execute("SELECT close.fix_books_hash(%s, %s)", (context.close_date, context.epoch)).fetchone()
+    assert row is not None
+    assert fixed is not None
+    verdicts = {
+        gate: days.judge(connection, context.close_date, gate, context.epoch)
+        for gate in (DEBITS_EQUAL_CREDITS, FEE_CLEARING_SWEPT, MARKS_FRESH)
+    }
+    return StepOutput(int(row[0]), str(fixed[0]), {"books_sha256": fixed[0], "verdicts": verdicts}, worst(verdicts))
+
+
+def worst(verdicts: dict[str, str]) -> str:
+    """One verdict for several: a failure before an unknown before a pass."""
+    return next((v for v in (FAIL, UNKNOWN) if v in verdicts.values()), PASS)
+
+
+def still_valid(connection: psycopg.Connection, context: StepContext, day: Day, output: str | None) -> bool:
+    """The totals stand while the day's books hash is the one they fixed."""
+    return day.books_sha256 is not None and day.books_sha256 == output
+
+
+STEP = Step(name="control_totals", event_stage="snapshot", inputs=inputs, write=write, still_valid=still_valid)

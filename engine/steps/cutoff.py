@@ -1,0 +1,123 @@
+"""Step `cutoff`: the sequence barrier of a day, with everything before it settled.
+
+What belongs here: refusing dates that cannot be closed, journalling the cut-off, settling to it, moving the day.
+What does not: captures at the barrier (see `engine_balances`, `mark_prices`).
+"""
+
+from __future__ import annotations
+
+import psycopg
+
+from engine.canonical import sha256_jcs
+from engine.clock import day_number, from_day_number, from_us, iso_us
+from engine.errors import GateError, UncheckedError, UsageError
+from engine.exchange import history
+from engine.exchange.journal import journal_path
+from engine.exchange.sequencer import open_exchange
+from engine.steps import genesis
+from engine.steps.context import Inputs, Step, StepContext, StepOutput
+from engine.steps.settling import settle
+from engine.store import days
+from engine.store.days import Day
+
+
+def check_date(connection: psycopg.Connection, context: StepContext) -> None:
+    """Refuse a date that is not there to be closed.
+
+    Raises:
+        UsageError: it lies before the first day, or its cut-off has not come.
+        GateError: its predecessor is not reconciled.
+    """
+    day, first = context.close_date, context.book.first_day
+    if day < first:
+        raise UsageError(
+            f"{day} lies before the first day of book {context.book.name}, {first}",
+            rule="a book is closed from its first day on",
+            next_step=f"close {first} or later",
+        )
+    instant = context.policy.cutoff_rule.instant(day)
+    if instant > context.now:
+        raise UsageError(
+            f"{day} ends at {instant:%Y-%m-%d %H:%M} UTC, which has not come",
+            rule="a date is closed at or after its cut-off",
+            next_step="wait for the cut-off, or close an earlier date",
+        )
+    before = days.read(connection, day.fromordinal(day.toordinal() - 1))
+    if day > first and (before is None or before.state not in ("reconciled", "sealed")):
+        state = before.state if before else "not open"
+        raise GateError(
+            f"{day} cannot be closed: its predecessor {day.fromordinal(day.toordinal() - 1)} is {state}",
+            rule="days close in order",
+            next_step=f"compline close backfill {first} {day}",
+        )
+
+
+def prepare(connection: psycopg.Connection, context: StepContext) -> None:
+    """Journal the cut-off where the exchange has not, and settle up to it."""
+    check_date(connection, context)
+    day = days.read(connection, context.close_date)
+    connection.rollback()
+    if day is not None and day.state not in ("open", "reopened"):
+        return
+    genesis.ensure_sealed(connection, context)
+    barrier = _barrier(context)
+    settle(connection, context.journal_dir, barrier.seq)
+
+
+def _barrier(context: StepContext) -> history.JournalledCutOff:
+    """The journalled cut-off of the date; journalled now where the exchange has been quiet since.
+
+    Raises:
+        UncheckedError: there is no journal.
+    """
+    if not journal_path(context.journal_dir).exists():
+        raise UncheckedError(
+            f"book {context.book.name} has no journal at {context.journal_dir}",
+            rule="the journal is the record of the day",
+            next_step="restore the journal, or load the book: compline demo, compline exchange import-tape FILE",
+        )
+    cuts = {cut.close_date: cut for cut in history.cut_offs(context.journal_dir)}
+    if context.close_date not in cuts:
+        with open_exchange(
+            context.journal_dir, first_day=context.book.first_day, cutoff_rule=context.policy.cutoff_rule
+        ) as sequencer:
+            for number in range(sequencer.engine.open_day, day_number(context.close_date) + 1):
+                sequencer.cut_off(from_day_number(number))
+        cuts = {cut.close_date: cut for cut in history.cut_offs(context.journal_dir)}
+    return cuts[context.close_date]
+
+
+def inputs(connection: psycopg.Connection, context: StepContext, day: Day) -> Inputs:
+    """The date, its cut-off and the policy: a barrier never moves."""
+    return {"close_date": str(context.close_date), "policy_sha256": context.policy.sha256, "version": day.version}
+
+
+def write(connection: psycopg.Connection, context: StepContext, day: Day) -> StepOutput:
+    """Move the day to `cutoff` at the journalled barrier."""
+    barrier = history.cut_off_of(context.journal_dir, context.close_date)
+    at = from_us(barrier.ts_us)
+    connection.execute("SELECT close.cut_off_day(%s, %s, %s, %s)", (context.close_date, context.epoch, barrier.seq, at))
+    counts = connection.execute(
+        "SELECT (SELECT count(*) FROM exchange.trades WHERE close_date = %(d)s),"
+        " (SELECT count(*) FROM ledger.journals WHERE close_date = %(d)s)",
+        {"d": context.close_date},
+    ).fetchone()
+    assert counts is not None
+    facts = {"barrier_seq": barrier.seq, "cutoff_at": iso_us(at)}
+    return StepOutput(1, sha256_jcs(facts), {**facts, "trades": counts[0], "journals": counts[1]})
+
+
+def still_valid(connection: psycopg.Connection, context: StepContext, day: Day, output: str | None) -> bool:
+    """A cut-off stands while the day is not open again."""
+    return day.state not in ("open", "reopened")
+
+
+STEP = Step(
+    name="cutoff",
+    event_stage="cutoff",
+    completes=True,
+    inputs=inputs,
+    write=write,
+    prepare=prepare,
+    still_valid=still_valid,
+)

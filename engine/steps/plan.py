@@ -1,0 +1,51 @@
+"""The steps of a close in their order.
+
+What belongs here: the list. What does not: the graph that Dagster draws from it (see `assets`).
+"""
+
+from __future__ import annotations
+
+from engine.steps import (
+    control_totals,
+    cutoff,
+    engine_balances,
+    engine_vs_ledger,
+    evidence_packs,
+    fee_accruals,
+    liability_trees,
+    mark_prices,
+    seals,
+    user_balance_snapshots,
+)
+from engine.steps.context import Step, StepContext, StepResult
+from engine.steps.runner import run_step
+
+STEPS: tuple[Step, ...] = (
+    cutoff.STEP,
+    engine_balances.STEP,
+    mark_prices.STEP,
+    fee_accruals.STEP,
+    control_totals.STEP,
+    user_balance_snapshots.STEP,
+    engine_vs_ledger.STEP,
+    liability_trees.STEP,
+    seals.STEP,
+    evidence_packs.STEP,
+)
+
+
+def run_all(context: StepContext) -> list[StepResult]:
+    """Run the steps of a day in order, stopping at the first that does not hold.
+
+    Args:
+        context: with the epoch of a held lease.
+
+    Returns:
+        The results, the stopping one last.
+    """
+    done: list[StepResult] = []
+    for step in STEPS:
+        done.append(run_step(step, context))
+        if done[-1].status != "succeeded":
+            break
+    return done

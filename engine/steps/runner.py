@@ -1,0 +1,188 @@
+"""Run one step of a day: its rows, its run record and its event commit together or not at all.
+
+What belongs here: the one transaction around every step, idempotency by digest, the fence, and recording failures.
+What does not: what a step does (one file each beside this one).
+"""
+
+from __future__ import annotations
+
+from contextlib import closing, suppress
+from datetime import datetime
+from typing import Any
+
+import psycopg
+
+from engine import clock
+from engine.canonical import sha256_jcs
+from engine.errors import ComplineError, GateError, StaleEpochError, UncheckedError
+from engine.steps.context import FAIL, UNKNOWN, Step, StepContext, StepOutput, StepResult
+from engine.steps.deadline import deadline
+from engine.store import days, runs
+from engine.store.connect import connect, translate
+from engine.store.days import Day
+
+_STATUS = {None: "succeeded", "pass": "succeeded", FAIL: "failed", UNKNOWN: "unknown"}
+
+
+def run_step(step: Step, context: StepContext) -> StepResult:
+    """Run a step once, or find that it need not run.
+
+    Returns:
+        How the step stands. A failed gate is a result, not an error: its breaks and verdict were committed.
+
+    Raises:
+        ComplineError: it could not be done; nothing of it was written but its failed run record.
+    """
+    started = clock.now()
+    what = f"step {step.name} of {context.close_date}"
+    try:
+        with closing(connect(context.url, application=f"compline {step.name}")) as connection:
+            limit_s = context.policy.step_timeout_s
+            with deadline(connection, limit_s, what):
+                if step.prepare is not None:
+                    step.prepare(connection, context)
+                with connection.transaction():
+                    connection.execute(f"SET LOCAL transaction_timeout = '{limit_s}s'".encode())
+                    return _in_transaction(connection, step, context, started)
+    except psycopg.Error as error:
+        failure = translate(error)
+        _record_failure(step, context, started, failure)
+        raise failure from error
+    except StaleEpochError:
+        raise
+    except ComplineError as failure:
+        _record_failure(step, context, started, failure)
+        raise
+    except Exception as error:
+        unexpected = UncheckedError(
+            f"{what} stopped on an unexpected {type(error).__name__}: {error}",
+            rule="what was not computed is not passed",
+            next_step="the run's log has the trace; nothing was written, so run it again after the fix",
+        )
+        _record_failure(step, context, started, unexpected)
+        raise unexpected from error
+
+
+def require_day(connection: psycopg.Connection, context: StepContext) -> Day:
+    """The day being closed.
+
+    Raises:
+        GateError: the book has no such day yet.
+    """
+    day = days.read(connection, context.close_date)
+    if day is None:
+        raise GateError(
+            f"{context.close_date} is not open in book {context.book.name}",
+            rule="a day opens with its first settled event or with its predecessor's cut-off",
+            next_step="import its events, or close its predecessor",
+        )
+    return day
+
+
+def _in_transaction(connection: psycopg.Connection, step: Step, context: StepContext, started: datetime) -> StepResult:
+    day = require_day(connection, context)
+    before = runs.read(connection, context.close_date, step.name, day.version)
+    if day.state == "sealed" and not step.after_seal:
+        return _unchanged(step, context, day, before)
+    digest = sha256_jcs(step.inputs(connection, context, day))
+    fresh = before is not None and before.status == "succeeded" and before.input_digest == digest
+    if fresh and not (step.captures and context.recapture):
+        assert before is not None
+        if step.still_valid(connection, context, day, before.output_digest):
+            return _unchanged(step, context, day, before)
+    output = step.write(connection, context, day)
+    status = _STATUS[output.verdict]
+    runs.write(connection, _run(step, context, day, started, status, digest, output, None))
+    _put_event(connection, step, context, day, status, output.output_digest, output.metadata)
+    connection.execute("SELECT close.fence(%s, %s)", (context.close_date, context.epoch))
+    return StepResult(
+        step.name, context.close_date, day.version, status, False, output.rows, output.output_digest, output.metadata
+    )
+
+
+def _unchanged(step: Step, context: StepContext, day: Day, before: runs.StepRun | None) -> StepResult:
+    if before is None:
+        raise GateError(
+            f"{context.close_date} is sealed and step {step.name} never ran for version {day.version}",
+            rule="a sealed day changes only by reopening it",
+            next_step="compline close status",
+        )
+    return StepResult(
+        step.name,
+        context.close_date,
+        day.version,
+        before.status,
+        True,
+        before.row_count or 0,
+        before.output_digest,
+        before.metadata,
+    )
+
+
+def _run(
+    step: Step,
+    context: StepContext,
+    day: Day,
+    started: datetime,
+    status: str,
+    input_digest: str | None,
+    output: StepOutput | None,
+    error: str | None,
+) -> runs.StepRun:
+    return runs.StepRun(
+        close_date=context.close_date,
+        step_name=step.name,
+        version=day.version,
+        attempt=1,
+        epoch=context.epoch,
+        status=status,
+        input_digest=input_digest,
+        output_digest=output.output_digest if output else None,
+        row_count=output.rows if output else None,
+        metadata=output.metadata if output else {},
+        error=error,
+        run_id=context.run_id,
+        started_at=started,
+        finished_at=clock.now(),
+    )
+
+
+def _put_event(
+    connection: psycopg.Connection,
+    step: Step,
+    context: StepContext,
+    day: Day,
+    status: str,
+    key: str,
+    facts: dict[str, Any],
+) -> None:
+    if status == "succeeded" and not step.completes:
+        return
+    subject = f"eod.{step.event_stage}.{'completed' if status == 'succeeded' else 'failed'}"
+    payload = {
+        "book": context.book.name,
+        "close_date": str(context.close_date),
+        "version": day.version,
+        "step": step.name,
+        "status": status,
+        "run_id": context.run_id,
+        **({} if status == "succeeded" else {"detail": facts}),
+    }
+    runs.put_event(connection, f"{subject}:{context.close_date}:v{day.version}:{step.name}:{key}", subject, payload)
+
+
+def _record_failure(step: Step, context: StepContext, started: datetime, failure: ComplineError) -> None:
+    """Leave the failure in `close.eod_runs` and the outbox; a database that is away cannot be told."""
+    status = "unknown" if isinstance(failure, UncheckedError) else "failed"
+    with (
+        suppress(ComplineError, psycopg.Error),
+        closing(connect(context.url)) as connection,
+        connection.transaction(),
+    ):
+        day = days.read(connection, context.close_date)
+        if day is None or (day.state == "sealed" and not step.after_seal):
+            return
+        runs.write(connection, _run(step, context, day, started, status, None, None, str(failure)))
+        key = f"{context.run_id}:{started.isoformat()}"
+        _put_event(connection, step, context, day, status, key, failure.as_dict())
+        connection.execute("SELECT close.fence(%s, %s)", (context.close_date, context.epoch))

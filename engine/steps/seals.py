@@ -1,0 +1,95 @@
+"""Step `seals`: the signed manifest of the day, appended to the log in the seal's own transaction.
+
+What belongs here: putting the manifest together from rows, signing it, appending it, sealing.
+What does not: deciding whether the day may be sealed: the database's trigger asks for everything again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import psycopg
+
+from engine.clock import iso_s
+from engine.errors import GateError
+from engine.reserves.checkpoint import sign_checkpoint
+from engine.reserves.entries import GateVerdict, verdicts_sha256
+from engine.reserves.header import Header
+from engine.reserves.manifest import SignedManifest, build_manifest, parse_manifest, sign_manifest
+from engine.steps.context import Inputs, Step, StepContext, StepOutput
+from engine.steps.liability_trees import header_of
+from engine.store import days, log, seals, trees
+from engine.store.days import Day
+
+
+def inputs(connection: psycopg.Connection, context: StepContext, day: Day) -> Inputs:
+    """The books hash; a second seal of it is refused by the database."""
+    return {"books_sha256": day.books_sha256, "version": day.version}
+
+
+def write(connection: psycopg.Connection, context: StepContext, day: Day) -> StepOutput:
+    """Seal the day.
+
+    Raises:
+        GateError: the day is not reconciled, the trees are another day's, or the database refuses the seal.
+    """
+    index = log.lock(connection)
+    header = header_of(context, day, index)
+    signed = _signed_manifest(connection, context, header)
+    keys = context.load_keys()
+    book_log = log.ManifestLog(connection)
+    book_log.append_entry(signed.data)
+    checkpoint = sign_checkpoint(context.book.exchange, index + 1, book_log.get_root(), keys.checkpoint_signer())
+    snapshot_root = parse_manifest(signed.data).snapshot_root
+    seals.insert(
+        connection,
+        seals.Seal(
+            close_date=context.close_date,
+            version=day.version,
+            kind="day",
+            books_sha256=header.books_sha256,
+            manifest=signed.data.decode("utf-8"),
+            signature=signed.signature.hex(),
+            key_id=signed.key_id,
+            snapshot_root=snapshot_root,
+            log_index=index,
+            checkpoint=checkpoint,
+        ),
+    )
+    return StepOutput(
+        1,
+        hashlib.sha256(signed.data).hexdigest(),
+        {
+            "books_sha256": header.books_sha256,
+            "snapshot_root": snapshot_root,
+            "log_index": index,
+            "key_id": signed.key_id,
+            "snapshot_at": iso_s(day.cutoff_at) if day.cutoff_at else None,
+        },
+    )
+
+
+def _signed_manifest(connection: psycopg.Connection, context: StepContext, header: Header) -> SignedManifest:
+    day, version = context.close_date, header.version
+    entries = trees.read_entries(connection, header)
+    if not entries and trees.control_totals(connection, day, version):
+        raise GateError(
+            f"{day} has no trees for log index {header.seq}",
+            rule="the manifest's trees are built for its own place in the log",
+            next_step="run reserves/liability_trees of this date again",
+        )
+    manifest = build_manifest(
+        header,
+        assets=entries,
+        verdicts_sha256=verdicts_sha256(
+            [GateVerdict(g.gate, g.scope, g.verdict, g.waiver) for g in days.gates(connection, day)]
+        ),
+        other_liabilities=trees.other_liabilities(connection, day, version),
+        receivables=trees.receivables(connection, day, version),
+        prev_checkpoint=seals.last_checkpoint(connection),
+        supersedes=seals.last_log_index(connection, day),
+    )
+    return sign_manifest(manifest, context.load_keys().manifest_signer())
+
+
+STEP = Step(name="seals", event_stage="seal", completes=True, inputs=inputs, write=write)

@@ -1,0 +1,44 @@
+"""Bring settlement to a sequence of the engine's journal.
+
+What belongs here: joining the journal's events to the settlement consumer.
+What does not: either of the two (see `engine.exchange.history`, `engine.store.settlement`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import psycopg
+
+from engine.exchange.history import events_from
+from engine.store.settlement import Settled, Settler, settle_all
+
+
+def settled_to(connection: psycopg.Connection) -> int:
+    """The last engine sequence that the ledger has settled."""
+    row = connection.execute("SELECT last_seq FROM ledger.settlement_cursor").fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def settle(
+    connection: psycopg.Connection,
+    journal_dir: Path,
+    up_to_seq: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Settled:
+    """Settle what the journal holds beyond the cursor, in order and once.
+
+    Args:
+        connection: as the application role, outside a transaction.
+        journal_dir: of the exchange.
+        up_to_seq: the last sequence to settle; None for all that is there.
+        progress: called with the sequence after each committed batch.
+    """
+    at = settled_to(connection)
+    connection.rollback()
+    if up_to_seq is not None and at >= up_to_seq:
+        return Settled(last_seq=at)
+    with events_from(journal_dir, at, up_to_seq) as stream:
+        return settle_all(connection, Settler(stream.registry), stream, progress)

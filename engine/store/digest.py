@@ -1,0 +1,48 @@
+"""The state digest: what a book says after all, whatever was killed, repeated or raced on the way.
+
+What belongs here: the canonical digest of balances, net postings, verdicts, breaks and trees: the oracle of kill tests.
+What does not: ids, attempts, epochs, timings, run ids and error rows; they may differ between equal histories.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import psycopg
+
+from engine.canonical import row_bytes
+
+_PARTS: dict[str, str] = {
+    "days": "SELECT close_date, version, state, barrier_seq, books_sha256 FROM close.days",
+    "balances": "SELECT account, asset, trim_scale(balance) FROM ledger.accounts WHERE balance <> 0",
+    "daily_balances": "SELECT b.close_date, b.version, a.account, a.asset, trim_scale(b.balance)"
+    " FROM ledger.daily_balances b JOIN ledger.accounts a USING (account_id)",
+    "postings": "SELECT j.kind, CASE WHEN j.origin = 'close' THEN regexp_replace(j.reference_id, ':[0-9]+$', '')"
+    " ELSE j.reference_id END, close_date, a.account, a.asset, trim_scale(sum(e.amount))"
+    " FROM ledger.journals j JOIN ledger.ledger_entries e USING (posting_no, close_date)"
+    " JOIN ledger.accounts a USING (account_id) GROUP BY 1, 2, 3, 4, 5",
+    "marks": "SELECT close_date, version, asset, trim_scale(price), source, close.iso_us(at) FROM market.mark_prices",
+    "snapshots": "SELECT close_date, version, account, asset, encode(row_hash, 'hex')"
+    " FROM close.user_balance_snapshots",
+    "verdicts": "SELECT v.close_date, v.version, v.gate, v.scope, v.verdict FROM recon.verdicts v"
+    " JOIN close.days y USING (close_date, version, books_sha256)",
+    "breaks": "SELECT gate, subject, asset, first_date, last_date, trim_scale(difference), state FROM recon.breaks",
+    "trees": "SELECT close_date, version, asset, height, root, trim_scale(total) FROM reserves.liability_trees",
+    "log": "SELECT log_index, encode(leaf_hash, 'hex') FROM reserves.log_entries",
+}
+
+
+def parts(connection: psycopg.Connection) -> dict[str, str]:
+    """Hex digest of every part of a book's state, to see which of them differ."""
+    found = {}
+    for name, query in _PARTS.items():
+        lines = sorted(
+            row_bytes(None if v is None else str(v) for v in row) for row in connection.execute(query.encode())
+        )
+        found[name] = hashlib.sha256(b"".join(lines)).hexdigest()
+    return found
+
+
+def state_digest(connection: psycopg.Connection) -> str:
+    """Hex SHA-256 over the digests of all parts."""
+    return hashlib.sha256(row_bytes(digest for _, digest in sorted(parts(connection).items()))).hexdigest()

@@ -1,0 +1,292 @@
+"""The one settlement consumer: engine events become users, trades, journals and legs, in sequence order, once.
+
+What belongs here: one batch in one transaction, idempotent on trade id and reference, and the loop over a journal.
+What does not: reading the engine's journal (see `engine.exchange.history`), and legs (see `engine.exchange.postings`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import date, timedelta
+from fractions import Fraction
+
+import psycopg
+
+from engine.clock import from_day_number, from_us, iso_us
+from engine.errors import ConfigError, LedgerRefusedError
+from engine.exchange.events import AccountOpened, AssetListed, CutOff, Event, MarketListed, Side, Trade
+from engine.exchange.postings import journal_of
+from engine.exchange.state import Registry
+from engine.ledger.journal import Journal
+from engine.store import postings
+
+BATCH = 20_000
+_TRADE_COLUMNS = (
+    "trade_id, posting_no, engine_seq, fill_index, close_date, sequenced_at, effective_at, market, price, quantity,"
+    " quote_quantity, taker_side, maker_id, taker_id, maker_order_id, taker_order_id, maker_fee, taker_fee,"
+    " maker_rate_ppm, taker_rate_ppm"
+)
+
+
+@dataclass(slots=True)
+class Settled:
+    """What a run of the consumer did."""
+
+    trades: int = 0
+    journals: int = 0
+    already_there: int = 0
+    last_seq: int = 0
+
+
+@dataclass(slots=True)
+class Settler:
+    """Settles events of one exchange into one book.
+
+    Args:
+        registry: names and scales of assets, markets and accounts.
+        actor: who posts, as journals record it.
+    """
+
+    registry: Registry
+    actor: str = "settlement"
+    known: postings.AccountIds = field(default_factory=dict)
+    _opened: set[date] = field(default_factory=set)
+
+    def settle(self, connection: psycopg.Connection, events: Sequence[Event]) -> Settled:
+        """Settle one batch in one transaction; what is there already is compared and left alone.
+
+        Args:
+            connection: as the application role, outside a transaction.
+            events: in sequence order; all events of a sequence are in the same batch.
+
+        Raises:
+            LedgerRefusedError: a trade or reference is there with another payload, or the database refuses.
+        """
+        with connection.transaction():
+            return self._settle(connection, events)
+
+    def _settle(self, connection: psycopg.Connection, events: Sequence[Event]) -> Settled:
+        cursor = connection.execute("SELECT last_seq FROM ledger.settlement_cursor FOR UPDATE").fetchone()
+        assert cursor is not None
+        fresh = [event for event in events if event.engine_seq > cursor[0]]
+        if not fresh:
+            return Settled(last_seq=int(cursor[0]))
+        self._register(connection, fresh)
+        self._open_days(connection, fresh)
+        done = self._post(connection, fresh)
+        done.last_seq = fresh[-1].engine_seq
+        connection.execute(
+            "UPDATE ledger.settlement_cursor SET last_seq = %s, at = clock_timestamp()", (done.last_seq,)
+        )
+        return done
+
+    def _post(self, connection: psycopg.Connection, events: Sequence[Event]) -> Settled:
+        trades = [event for event in events if isinstance(event, Trade)]
+        others = [j for e in events if not isinstance(e, Trade) and (j := journal_of(e, self.registry)) is not None]
+        there = postings.existing(connection, others)
+        new_trades, old_trades = self._split(connection, trades)
+        journals: list[Journal] = []
+        first_of_trade: dict[int, int] = {}
+        for event in events:
+            if isinstance(event, Trade) and event.trade_id in old_trades:
+                continue
+            journal = journal_of(event, self.registry)
+            if journal is None or (journal.reference_type, journal.reference_id) in there:
+                continue
+            if isinstance(event, Trade):
+                first_of_trade[event.trade_id] = len(journals)
+            journals.append(journal)
+        if journals:
+            start = postings.reserve(connection, len(journals))
+            postings.copy_rows(
+                connection,
+                f"exchange.trades ({_TRADE_COLUMNS})",
+                (self._trade_row(trade, start + first_of_trade[trade.trade_id]) for trade in new_trades),
+            )
+            decimals = {asset.symbol: asset.decimals for asset in self.registry.assets.values()}
+            postings.post(connection, journals, decimals=decimals, actor=self.actor, known=self.known, first=start)
+        return Settled(len(new_trades), len(journals), len(old_trades) + len(there))
+
+    def _split(self, connection: psycopg.Connection, trades: list[Trade]) -> tuple[list[Trade], set[int]]:
+        """New trades, and the ids of those that the registry of trades has with the same payload."""
+        if not trades:
+            return [], set()
+        columns = ", ".join(f"{name.strip()}::text" for name in _TRADE_COLUMNS.split(",") if "_at" not in name)
+        times = "close.iso_us(sequenced_at), close.iso_us(effective_at)"
+        rows = connection.execute(
+            f"SELECT {columns}, {times} FROM exchange.trades WHERE trade_id BETWEEN %s AND %s".encode(),
+            (trades[0].trade_id, trades[-1].trade_id),
+        ).fetchall()
+        if not rows:
+            return trades, set()
+        there = {int(row[0]): row for row in rows}
+        fresh = []
+        for trade in trades:
+            row = there.get(trade.trade_id)
+            if row is None:
+                fresh.append(trade)
+            elif not _same_trade(self._trade_row(trade, int(row[1])), row):
+                raise LedgerRefusedError(
+                    f"trade {trade.trade_id} of sequence {trade.engine_seq} differs from its posting {row[1]}",
+                    rule="same trade id, same payload",
+                    next_step="the engine's journal is not the one this book was settled from; stop and compare",
+                )
+        return fresh, set(there)
+
+    def _trade_row(self, trade: Trade, posting_no: int) -> tuple[object, ...]:
+        market = self.registry.markets[trade.market]
+        base, quote = self.registry.assets[market.base], self.registry.assets[market.quote]
+        price = trade.price_ticks * tick_size(
+            market.quote_units_per_tick_lot, quote.decimals, market.base_units_per_lot, base.decimals, market.symbol
+        )
+        return (
+            trade.trade_id,
+            posting_no,
+            trade.engine_seq,
+            trade.fill_index,
+            from_day_number(trade.close_day),
+            iso_us(from_us(trade.sequenced_us)),
+            iso_us(from_us(trade.effective_us)),
+            market.symbol,
+            postings.amount_text(price, 18),
+            postings.amount_text(trade.base_units, base.decimals),
+            postings.amount_text(trade.quote_units, quote.decimals),
+            "buy" if trade.taker_side == Side.BUY else "sell",
+            trade.maker_account,
+            trade.taker_account,
+            trade.maker_order_id,
+            trade.taker_order_id,
+            postings.amount_text(trade.maker_fee_units, quote.decimals),
+            postings.amount_text(trade.taker_fee_units, quote.decimals),
+            trade.maker_rate_ppm,
+            trade.taker_rate_ppm,
+        )
+
+    def _register(self, connection: psycopg.Connection, events: Sequence[Event]) -> None:
+        assets = [e for e in events if isinstance(e, AssetListed)]
+        markets = [e for e in events if isinstance(e, MarketListed)]
+        accounts = [e for e in events if isinstance(e, AccountOpened)]
+        with connection.cursor() as cursor:
+            if assets:
+                cursor.executemany(
+                    "INSERT INTO exchange.assets (asset, engine_id, decimals) VALUES (%s, %s, %s)"
+                    " ON CONFLICT DO NOTHING",
+                    [(a.symbol, a.asset, a.decimals) for a in assets],
+                )
+            for m in markets:
+                base, quote = self.registry.assets[m.base], self.registry.assets[m.quote]
+                tick_size(m.quote_units_per_tick_lot, quote.decimals, m.base_units_per_lot, base.decimals, m.symbol)
+                cursor.execute(
+                    "INSERT INTO exchange.markets VALUES (%s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING",
+                    (m.symbol, m.market, base.symbol, quote.symbol, m.base_units_per_lot, m.quote_units_per_tick_lot),
+                )
+            if accounts:
+                cursor.executemany(
+                    "INSERT INTO accounts.users (user_id, account) VALUES (%s, %s) ON CONFLICT DO NOTHING",
+                    [(a.account, a.name) for a in accounts],
+                )
+        self._compare_registered(connection, assets, markets, accounts)
+
+    def _compare_registered(
+        self,
+        connection: psycopg.Connection,
+        assets: list[AssetListed],
+        markets: list[MarketListed],
+        accounts: list[AccountOpened],
+    ) -> None:
+        """What is there under a number or name must be what the engine says."""
+        wanted: list[tuple[str, list[tuple[object, ...]]]] = [
+            (
+                "SELECT asset, engine_id, decimals FROM exchange.assets",
+                [(a.symbol, a.asset, a.decimals) for a in assets],
+            ),
+            ("SELECT market, engine_id FROM exchange.markets", [(m.symbol, m.market) for m in markets]),
+        ]
+        for query, listed in wanted:
+            there = set(connection.execute(query.encode()).fetchall()) if listed else set()
+            for item in listed:
+                if item not in there:
+                    raise LedgerRefusedError(f"{item[0]} is known to this book with other properties than {item}")
+        if accounts:
+            rows = connection.execute(
+                "SELECT user_id, account FROM accounts.users WHERE user_id = ANY(%s)", ([a.account for a in accounts],)
+            ).fetchall()
+            for item in {(a.account, a.name) for a in accounts} - set(rows):
+                raise LedgerRefusedError(f"user {item[0]} ({item[1]}) has another number or name in this book")
+
+    def _open_days(self, connection: psycopg.Connection, events: Sequence[Event]) -> None:
+        """Open every close date that the events belong to, and the one after each cut-off, in order."""
+        days = {from_day_number(e.close_day) for e in events if hasattr(e, "close_day")}
+        days |= {from_day_number(e.close_day) + timedelta(days=1) for e in events if isinstance(e, CutOff)}
+        for day in sorted(days - self._opened):
+            connection.execute("SELECT close.open_day(%s)", (day,))
+            self._opened.add(day)
+
+
+def tick_size(quote_per_tick_lot: int, quote_decimals: int, base_per_lot: int, base_decimals: int, market: str) -> int:
+    """The price of one tick in units of 10^-18.
+
+    Raises:
+        ConfigError: a tick's price has more than 18 decimals.
+    """
+    tick = Fraction(quote_per_tick_lot * 10**base_decimals, base_per_lot * 10**quote_decimals) * 10**18
+    if tick.denominator != 1:
+        raise ConfigError(
+            f"market {market}: the price of one tick has more than 18 decimals",
+            rule="prices are NUMERIC(38,18)",
+            next_step="configure a tick that is a decimal fraction",
+        )
+    return tick.numerator
+
+
+def _same_trade(new: tuple[object, ...], row: Sequence[object]) -> bool:
+    """Whether a trade equals the stored one, number by number."""
+    times = (new[5], new[6])
+    plain = [*new[:5], *new[7:]]
+    stored, stored_times = row[:-2], tuple(row[-2:])
+    return times == stored_times and all(_same(a, b) for a, b in zip(plain, stored, strict=True))
+
+
+def _same(new: object, stored: object) -> bool:
+    text, there = str(new), str(stored)
+    if "." in there:
+        there = there.rstrip("0").rstrip(".")
+        text = text.rstrip("0").rstrip(".") if "." in text else text
+    return text == there
+
+
+def settle_all(
+    connection: psycopg.Connection,
+    settler: Settler,
+    batches: Iterable[Sequence[Event]],
+    progress: Callable[[int], None] | None = None,
+) -> Settled:
+    """Settle a stream of event groups (one group a command), committing every `BATCH` events.
+
+    Args:
+        connection: as the application role, outside a transaction.
+        settler: names and caches.
+        batches: groups of events of one sequence each, in order.
+        progress: called with the last settled sequence after each commit.
+    """
+    total = Settled()
+    pending: list[Event] = []
+
+    def flush() -> None:
+        done = settler.settle(connection, pending)
+        total.trades += done.trades
+        total.journals += done.journals
+        total.already_there += done.already_there
+        total.last_seq = done.last_seq
+        pending.clear()
+        if progress:
+            progress(done.last_seq)
+
+    for group in batches:
+        pending.extend(group)
+        if len(pending) >= BATCH:
+            flush()
+    if pending:
+        flush()
+    return total
