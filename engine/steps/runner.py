@@ -14,6 +14,7 @@ import psycopg
 
 from engine import clock
 from engine.canonical import sha256_jcs
+from engine.clock import CloseDate
 from engine.errors import ComplineError, GateError, StaleEpochError, UncheckedError
 from engine.steps.context import FAIL, UNKNOWN, Step, StepContext, StepOutput, StepResult
 from engine.steps.deadline import deadline
@@ -93,7 +94,8 @@ def _in_transaction(connection: psycopg.Connection, step: Step, context: StepCon
     output = step.write(connection, context, day)
     status = _STATUS[output.verdict]
     runs.write(connection, _run(step, context, day, started, status, digest, output, None))
-    _put_event(connection, step, context, day, status, output.output_digest, output.metadata)
+    key = output.output_digest if status == "succeeded" else context.run_id
+    _put_event(connection, step, context, day, status, key, output.metadata)
     connection.execute("SELECT close.fence(%s, %s)", (context.close_date, context.epoch))
     return StepResult(
         step.name, context.close_date, day.version, status, False, output.rows, output.output_digest, output.metadata
@@ -168,7 +170,12 @@ def _put_event(
         "run_id": context.run_id,
         **({} if status == "succeeded" else {"detail": facts}),
     }
-    runs.put_event(connection, f"{subject}:{context.close_date}:v{day.version}:{step.name}:{key}", subject, payload)
+    runs.put_event(connection, event_key(subject, context.close_date, step.name, key), subject, payload)
+
+
+def event_key(subject: str, close_date: CloseDate, step: str, key: str) -> str:
+    """The outbox key of a step's event: a failure's `key` is its run, so that a sensor tells it under the same one."""
+    return f"{subject}:{close_date}:{step}:{key}"
 
 
 def _record_failure(step: Step, context: StepContext, started: datetime, failure: ComplineError) -> None:
@@ -183,6 +190,5 @@ def _record_failure(step: Step, context: StepContext, started: datetime, failure
         if day is None or (day.state == "sealed" and not step.after_seal):
             return
         runs.write(connection, _run(step, context, day, started, status, None, None, str(failure)))
-        key = f"{context.run_id}:{started.isoformat()}"
-        _put_event(connection, step, context, day, status, key, failure.as_dict())
+        _put_event(connection, step, context, day, status, context.run_id, failure.as_dict())
         connection.execute("SELECT close.fence(%s, %s)", (context.close_date, context.epoch))

@@ -1,0 +1,1 @@
+"""The command line: `compline`. Data to stdout, talk to stderr, `--json` everywhere."""

@@ -1,0 +1,36 @@
+"""Stage reserves: the commitment to every customer's balance.
+
+What belongs here: the definitions of this stage. What does not: the steps (see `engine.steps`).
+"""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from assets.step_asset import step_asset
+from engine.steps import liability_trees
+
+GROUP = "reserves"
+
+
+def build(partitions: dg.PartitionsDefinition) -> list[dg.AssetsDefinition]:
+    """The definitions of the stage."""
+    return [
+        step_asset(
+            liability_trees.STEP,
+            key=("reserves", "liability_trees"),
+            group=GROUP,
+            description="One row per asset and close date: the sum tree over every customer's total.",
+            partitions=partitions,
+            columns=[
+                ("close_date", "date"),
+                ("version", "integer"),
+                ("asset", "text"),
+                ("height", "integer"),
+                ("root", "text"),
+                ("total", "numeric(38,18)"),
+                ("accounts", "bigint"),
+            ],
+            deps=[("recon", "engine_vs_ledger")],
+        )
+    ]

@@ -1,0 +1,195 @@
+"""Closing days from a process of our own: Dagster's job without its daemon, seen in its UI afterwards.
+
+What belongs here: running the job for a date, and reading from the database how the day stands.
+What does not: the command line (see `cli`). What a day is worth is never taken from Dagster: the rows decide.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import date, timedelta
+from decimal import Decimal
+from typing import Any
+
+from engine.errors import ComplineError
+from engine.events.relay import relay
+from engine.store import days, runs, seals
+from engine.store.connect import connect, typed_errors
+from engine.store.days import Gate
+from engine.store.runs import StepRun
+from pipelines import dagster_home
+from pipelines.books import OpenBook, Talk
+
+
+@dataclass(frozen=True)
+class DayReport:
+    """How a day stands, from the rows.
+
+    Attributes:
+        volume: in the reporting currency at closing marks; None while there are no marks.
+        steps: last attempts by step name.
+        seconds: of the steps' last attempts.
+    """
+
+    close_date: date
+    version: int
+    state: str
+    trades: int
+    journals: int
+    volume: Decimal | None
+    fees: dict[str, str]
+    gates: list[Gate]
+    books_sha256: str | None
+    snapshot_root: str | None
+    log_index: int | None
+    steps: dict[str, StepRun]
+
+    @property
+    def seconds(self) -> float:
+        """How long the steps' last attempts took."""
+        return sum((run.finished_at - run.started_at).total_seconds() for run in self.steps.values())
+
+    @property
+    def exit_code(self) -> int:
+        """0 sealed, 1 something does not hold, 2 something could not be checked."""
+        if self.state == "sealed":
+            return 0
+        failed = any(run.status == "failed" for run in self.steps.values()) or any(
+            g.verdict == "fail" for g in self.gates
+        )
+        return 1 if failed else 2
+
+
+def report_of(opened: OpenBook, day: date) -> DayReport | None:
+    """How a day stands; None where it is not open yet."""
+    with closing(connect(opened.url)) as connection, typed_errors():
+        there = days.read(connection, day)
+        if there is None:
+            return None
+        counts = connection.execute(
+            "SELECT (SELECT count(*) FROM exchange.trades WHERE close_date = %(d)s),"
+            " (SELECT count(*) FROM ledger.journals WHERE close_date = %(d)s),"
+            " (SELECT sum(t.quote_quantity * m.price) FROM exchange.trades t JOIN exchange.markets k USING (market)"
+            " LEFT JOIN market.mark_prices m ON m.asset = k.quote AND m.close_date = t.close_date AND m.version = %(v)s"
+            " WHERE t.close_date = %(d)s)",
+            {"d": day, "v": there.version},
+        ).fetchone()
+        assert counts is not None
+        steps = runs.of_day(connection, day, there.version)
+        seal = seals.read(connection, day, there.version)
+        fees = steps["fee_accruals"].metadata.get("income", {}) if "fee_accruals" in steps else {}
+        return DayReport(
+            close_date=day,
+            version=there.version,
+            state=there.state,
+            trades=counts[0],
+            journals=counts[1],
+            volume=counts[2],
+            fees=fees,
+            gates=days.gates(connection, day),
+            books_sha256=there.books_sha256,
+            snapshot_root=seal.snapshot_root if seal else None,
+            log_index=seal.log_index if seal else None,
+            steps=steps,
+        )
+
+
+def evidence_is_there(opened: OpenBook, report: DayReport) -> bool:
+    """Whether the evidence folder of a sealed day is on this machine, and its last step succeeded."""
+    folder = opened.files.evidence_dir / opened.book.name / f"{report.close_date}-v{report.version}"
+    run = report.steps.get("evidence_packs")
+    return run is not None and run.status == "succeeded" and (folder / "manifest.json").exists()
+
+
+class Closer:
+    """Runs the job of a book, one date at a time, in this process; Dagster is loaded once.
+
+    Args:
+        opened: the book.
+        talk: called with a line for a person.
+    """
+
+    def __init__(self, opened: OpenBook, *, talk: Talk) -> None:
+        self.opened = opened
+        self.talk = talk
+        self.split: dict[str, float] = {}
+        started = time.perf_counter()
+        dagster_home.prepare(opened.settings, opened.servers)
+        logging.getLogger("dagster").setLevel(logging.CRITICAL)
+        import dagster as dg
+
+        from pipelines.definitions import build_defs
+        from pipelines.jobs import JOB_NAME
+
+        self.split["import"] = time.perf_counter() - started
+        started = time.perf_counter()
+        self._instance = dg.DagsterInstance.get()
+        definitions = build_defs(opened.book.name, settings=opened.settings)
+        self._job = definitions.resolve_job_def(JOB_NAME)
+        self.split["definitions"] = time.perf_counter() - started
+
+    def close(self, day: date, *, recapture: bool = False) -> DayReport:
+        """Run the job for a date and read back how the day stands.
+
+        Args:
+            day: close date.
+            recapture: read the captures again.
+
+        Raises:
+            ComplineError: the book has no such day and the run could not make it.
+        """
+        from assets.closing import RECAPTURE_TAG
+        from pipelines.jobs import BOOK_TAG
+
+        tags = {BOOK_TAG: self.opened.book.name}
+        if recapture:
+            tags[RECAPTURE_TAG] = "true"
+        started = time.perf_counter()
+        result = self._job.execute_in_process(
+            instance=self._instance,
+            partition_key=str(day),
+            raise_on_error=False,
+            tags=tags,
+            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+        )
+        self.split[str(day)] = time.perf_counter() - started
+        self._say_failures(result)
+        report = report_of(self.opened, day)
+        if report is None:
+            raise ComplineError(
+                f"{day} could not be opened in book {self.opened.book.name}",
+                next_step="import its events, or close its predecessor",
+            )
+        return report
+
+    def _say_failures(self, result: Any) -> None:
+        for event in result.all_events:
+            if event.is_step_failure:
+                data = event.step_failure_data
+                said = data.user_failure_data.description if data.user_failure_data else None
+                self.talk(f"{event.step_key}: {said or (data.error.message if data.error else 'failed')}".strip())
+
+    def dispose(self) -> None:
+        """Let go of Dagster's storage."""
+        self._instance.dispose()
+
+
+def publish(opened: OpenBook, talk: Talk) -> int:
+    """Tell what the outbox holds; a broker that is away is said and never stops a close."""
+    try:
+        return relay(opened.url, opened.servers.nats_url)
+    except ComplineError as error:
+        talk(f"events wait in the outbox: {error}")
+        return 0
+
+
+def dates_between(first: date, last: date) -> Iterator[date]:
+    """Every date from the first to the last."""
+    day = first
+    while day <= last:
+        yield day
+        day += timedelta(days=1)
