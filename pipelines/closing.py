@@ -157,6 +157,9 @@ class Closer:
             run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
         )
         self.split[str(day)] = time.perf_counter() - started
+        for event in result.all_events:
+            if event.is_step_success:
+                self.split[f"{day} {event.step_key}"] = event.step_success_data.duration_ms / 1000
         self._say_failures(result)
         report = report_of(self.opened, day)
         if report is None:

@@ -154,14 +154,18 @@ def _read_columns(path: Path, tape_format: str) -> pa.Table:
 def _trade_rows(table: pa.Table, path: Path, chosen: Selection) -> dict[str, _Columns]:
     """The selected streams' rows of a binance-trades table."""
     numbered = table.append_column("row", pa.array(range(1, table.num_rows + 1), pa.int64()))
+    nameless = numbered.filter(pc.or_(pc.is_null(numbered["market"]), pc.is_null(numbered["symbol"])))
+    if nameless.num_rows:
+        rule = "market and symbol together name a stream"
+        raise _refuse(path, "a print without market or symbol", rule, row=nameless["row"][0].as_py())
     here = numbered.filter(pc.equal(numbered["market"], chosen.market))
     present = set(here["symbol"].to_pylist())
     wanted = present if chosen.symbols is None else set(chosen.symbols)
-    for symbol in sorted(wanted - present, key=str):
+    for symbol in sorted(wanted - present):
         raise _refuse(path, f"no print of {chosen.market}:{symbol}", "the file holds the symbols asked for")
     rows = {}
-    for symbol in sorted(wanted, key=str):
-        some = here.filter(pc.equal(here["symbol"], symbol)) if symbol is not None else here
+    for symbol in sorted(wanted):
+        some = here.filter(pc.equal(here["symbol"], symbol))
         stream = _known_stream(path, chosen.market, symbol, some["row"][0].as_py())
         rows[stream] = _Columns(
             some["row"].to_pylist(),
@@ -203,7 +207,7 @@ def _symbols_of_name(path: Path, market: str) -> tuple[str, ...]:
     return tuple(spec.symbol for spec in STREAMS.values() if spec.market == market and spec.symbol in name)
 
 
-def _known_stream(path: Path, market: str, symbol: str | None, row: int) -> str:
+def _known_stream(path: Path, market: str, symbol: str, row: int) -> str:
     stream = f"{market}:{symbol}"
     if stream not in STREAMS:
         raise _refuse(path, f"unknown symbol {stream}", f"one of {', '.join(STREAMS)}", row=row)

@@ -138,14 +138,14 @@ class _Journalled:
     """What the journal already holds of any tape, rejected commands left out.
 
     Attributes:
-        orders: accepted orders by client reference: sequence, command, its own time.
+        orders: accepted orders by client reference, with their own time.
         traded: client references of takers that traded.
-        funding: deposits by reference, with their sequence.
+        funding: references of deposits.
     """
 
-    orders: dict[str, tuple[int, cmd.NewOrder, int]] = field(default_factory=dict)
+    orders: dict[str, tuple[cmd.NewOrder, int]] = field(default_factory=dict)
     traded: set[str] = field(default_factory=set)
-    funding: dict[str, int] = field(default_factory=dict)
+    funding: set[str] = field(default_factory=set)
 
 
 class _Import:
@@ -182,11 +182,11 @@ class _Import:
                 if events and isinstance(events[0], Rejected):
                     continue
                 if isinstance(command, cmd.NewOrder):
-                    found.orders[command.reference] = (record.seq, command, record.effective_us)
+                    found.orders[command.reference] = (command, record.effective_us)
                     if any(isinstance(event, Trade) for event in events):
                         found.traded.add(command.reference)
                 elif isinstance(command, cmd.Deposit):
-                    found.funding[command.reference] = record.seq
+                    found.funding.add(command.reference)
         return found
 
     def check(self) -> None:
@@ -202,9 +202,9 @@ class _Import:
                 )
             for reference, wanted in self._payloads(one):
                 there = self.journalled.orders.get(reference)
-                if there is not None and _payload(there[1], there[2]) != wanted:
+                if there is not None and _payload(*there) != wanted:
                     raise InputError(
-                        f"print {reference} was imported as {_payload(there[1], there[2])} and now is {wanted} "
+                        f"print {reference} was imported as {_payload(*there)} and now is {wanted} "
                         "(side, price ticks, quantity lots, exchange time us)",
                         rule="the same reference has the same payload",
                         next_step="find out which file is wrong; a sealed trade is only corrected by new commands",
@@ -228,9 +228,9 @@ class _Import:
         maker, word = word % count, word // count
         taker = (maker + 1 + word % (count - 1)) % count
         there = self.journalled.orders.get(reference_of(one) + _MAKER)
-        if there is not None and there[1].account != maker + 1:
+        if there is not None and there[0].account != maker + 1:
             # Half of this print was imported with other options: keep that maker, never trade with oneself.
-            maker = there[1].account - 1
+            maker = there[0].account - 1
             taker = taker if taker != maker else (maker + 1) % count
         return maker + 1, taker + 1
 
@@ -260,19 +260,14 @@ class _Import:
         return made
 
     def _needs(self) -> dict[tuple[int, int], int]:
-        """What each user locks over all prints that were not there before this import began.
+        """What each user locks over the prints that wait.
 
-        It must not depend on how far a killed run of this import came: the first funding deposit marks its beginning.
+        A run killed while funding finds the same prints waiting; one killed later finds all its deposits made.
         """
-        mine = [seq for ref, seq in self.journalled.funding.items() if ref.startswith(f"fund:{self.key}:")]
-        began = min(mine, default=self.engine.last_seq + 1)
         needs: dict[tuple[int, int], int] = {}
         rate = self.engine.state.taker_rate_ppm
         registry = self.engine.registry
-        for one in self.prints:
-            there = self.journalled.orders.get(reference_of(one))
-            if there is not None and there[0] < began:
-                continue
+        for one in self.waiting():
             market = registry.market_by_symbol[STREAMS[one.stream].symbol]
             maker, taker = self.users_of(one)
             buyer, seller = (taker, maker) if one.taker_side == Side.BUY else (maker, taker)
