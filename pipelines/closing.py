@@ -7,6 +7,8 @@ What does not: the command line (see `cli`). What a day is worth is never taken 
 from __future__ import annotations
 
 import logging
+import os
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -14,6 +16,8 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from decimal import Decimal
 from typing import Any
+
+import psutil
 
 from engine.errors import ComplineError
 from engine.events.relay import relay
@@ -23,6 +27,9 @@ from engine.store.days import Gate
 from engine.store.runs import StepRun
 from pipelines import dagster_home
 from pipelines.books import OpenBook, Talk
+
+HOST_TAG = "compline/host"
+PID_TAG = "compline/pid"
 
 
 @dataclass(frozen=True)
@@ -128,6 +135,7 @@ class Closer:
         self.split["import"] = time.perf_counter() - started
         started = time.perf_counter()
         self._instance = dg.DagsterInstance.get()
+        self._end_abandoned()
         definitions = build_defs(opened.book.name, settings=opened.settings)
         self._job = definitions.resolve_job_def(JOB_NAME)
         self.split["definitions"] = time.perf_counter() - started
@@ -145,7 +153,7 @@ class Closer:
         from assets.closing import RECAPTURE_TAG
         from pipelines.jobs import BOOK_TAG
 
-        tags = {BOOK_TAG: self.opened.book.name}
+        tags = {BOOK_TAG: self.opened.book.name, HOST_TAG: socket.gethostname(), PID_TAG: str(os.getpid())}
         if recapture:
             tags[RECAPTURE_TAG] = "true"
         started = time.perf_counter()
@@ -168,6 +176,15 @@ class Closer:
                 next_step="import its events, or close its predecessor",
             )
         return report
+
+    def _end_abandoned(self) -> None:
+        """Runs whose process on this machine was killed end red in the UI; what they wrote was rolled back."""
+        import dagster as dg
+
+        started = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED], tags={HOST_TAG: socket.gethostname()})
+        for run in self._instance.get_runs(filters=started):
+            if not psutil.pid_exists(int(run.tags.get(PID_TAG, "0"))):
+                self._instance.report_run_failed(run, "the process that ran it is gone")
 
     def _say_failures(self, result: Any) -> None:
         for event in result.all_events:

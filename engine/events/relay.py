@@ -50,7 +50,7 @@ def relay(url: str, nats_url: str, *, timeout_s: float = 5.0) -> int:
             return 0
         try:
             return asyncio.run(_publish_all(connection, nats_url, waiting, timeout_s))
-        except (NatsError, JetStreamError, OSError, asyncio.TimeoutError) as error:
+        except (TimeoutError, NatsError, JetStreamError, OSError) as error:
             raise UncheckedError(
                 f"NATS cannot be reached: {error or type(error).__name__}",
                 rule="events stay in the outbox until they are acknowledged",
@@ -72,9 +72,7 @@ async def _publish_all(
     client = await nats.connect(nats_url, connect_timeout=limit, allow_reconnect=False, error_cb=_quiet)
     try:
         stream = client.jetstream(timeout=limit)
-        await stream.add_stream(
-            StreamConfig(name=STREAM, subjects=SUBJECTS, duplicate_window=DUPLICATE_WINDOW_S)
-        )
+        await stream.add_stream(StreamConfig(name=STREAM, subjects=SUBJECTS, duplicate_window=DUPLICATE_WINDOW_S))
         published = 0
         while waiting:
             for event_id, key, subject, payload in waiting:

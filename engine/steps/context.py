@@ -12,11 +12,10 @@ from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
-import psycopg
-
 from engine.close.policy import Policy
 from engine.reserves.keys import KeySet
 from engine.store.books import Book
+from engine.store.connect import Connection
 from engine.store.days import Day
 
 PASS, FAIL, UNKNOWN = "pass", "fail", "unknown"
@@ -92,7 +91,7 @@ class StepResult:
 Inputs = dict[str, Any]
 
 
-def _always(connection: psycopg.Connection, context: StepContext, day: Day, output_digest: str | None) -> bool:
+def _always(connection: Connection, context: StepContext, day: Day, output_digest: str | None) -> bool:
     return True
 
 
@@ -114,10 +113,10 @@ class Step:
 
     name: str
     event_stage: str
-    inputs: Callable[[psycopg.Connection, StepContext, Day], Inputs]
-    write: Callable[[psycopg.Connection, StepContext, Day], StepOutput]
+    inputs: Callable[[Connection, StepContext, Day], Inputs]
+    write: Callable[[Connection, StepContext, Day], StepOutput]
     completes: bool = False
-    prepare: Callable[[psycopg.Connection, StepContext], None] | None = None
-    still_valid: Callable[[psycopg.Connection, StepContext, Day, str | None], bool] = _always
+    prepare: Callable[[Connection, StepContext], None] | None = None
+    still_valid: Callable[[Connection, StepContext, Day, str | None], bool] = _always
     captures: bool = False
     after_seal: bool = False

@@ -6,35 +6,30 @@ What does not: the sums and the hash themselves (the database computes both, see
 
 from __future__ import annotations
 
-import psycopg
-
 from engine.close.policy import DEBITS_EQUAL_CREDITS, FEE_CLEARING_SWEPT, MARKS_FRESH
 from engine.steps.context import FAIL, PASS, UNKNOWN, Inputs, Step, StepContext, StepOutput
-from engine.store import days, runs
+from engine.store import days, moves, runs
+from engine.store.connect import Connection
 from engine.store.days import Day
 
 _BEFORE = ("cutoff", "engine_balances", "mark_prices", "fee_accruals")
 
 
-def inputs(connection: psycopg.Connection, context: StepContext, day: Day) -> Inputs:
+def inputs(connection: Connection, context: StepContext, day: Day) -> Inputs:
     """What the steps before wrote."""
     done = runs.of_day(connection, context.close_date, day.version)
     return {name: done[name].output_digest if name in done else None for name in _BEFORE}
 
 
-def write(connection: psycopg.Connection, context: StepContext, day: Day) -> StepOutput:
+def write(connection: Connection, context: StepContext, day: Day) -> StepOutput:
     """Write the totals, fix the hash, judge the gates of the books."""
-    row = connection.execute(
-        "SELECT ledger.write_control_totals(%s, %s)", (context.close_date, context.epoch)
-    ).fetchone()
-    fixed = connection.execute("SELECT close.fix_books_hash(%s, %s)", (context.close_date, context.epoch)).fetchone()
-    assert row is not None
-    assert fixed is not None
+    fixed = moves.fix_books(connection, context.close_date, context.epoch)
     verdicts = {
         gate: days.judge(connection, context.close_date, gate, context.epoch)
         for gate in (DEBITS_EQUAL_CREDITS, FEE_CLEARING_SWEPT, MARKS_FRESH)
     }
-    return StepOutput(int(row[0]), str(fixed[0]), {"books_sha256": fixed[0], "verdicts": verdicts}, worst(verdicts))
+    facts = {"books_sha256": fixed.books_sha256, "verdicts": verdicts}
+    return StepOutput(fixed.rows, fixed.books_sha256, facts, worst(verdicts))
 
 
 def worst(verdicts: dict[str, str]) -> str:
@@ -42,7 +37,7 @@ def worst(verdicts: dict[str, str]) -> str:
     return next((v for v in (FAIL, UNKNOWN) if v in verdicts.values()), PASS)
 
 
-def still_valid(connection: psycopg.Connection, context: StepContext, day: Day, output: str | None) -> bool:
+def still_valid(connection: Connection, context: StepContext, day: Day, output: str | None) -> bool:
     """The totals stand while the day's books hash is the one they fixed."""
     return day.books_sha256 is not None and day.books_sha256 == output
 

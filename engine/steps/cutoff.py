@@ -6,8 +6,6 @@ What does not: captures at the barrier (see `engine_balances`, `mark_prices`).
 
 from __future__ import annotations
 
-import psycopg
-
 from engine.canonical import sha256_jcs
 from engine.clock import day_number, from_day_number, from_us, iso_us
 from engine.errors import GateError, UncheckedError, UsageError
@@ -17,11 +15,12 @@ from engine.exchange.sequencer import open_exchange
 from engine.steps import genesis
 from engine.steps.context import Inputs, Step, StepContext, StepOutput
 from engine.steps.settling import settle
-from engine.store import days
+from engine.store import days, moves
+from engine.store.connect import Connection
 from engine.store.days import Day
 
 
-def check_date(connection: psycopg.Connection, context: StepContext) -> None:
+def check_date(connection: Connection, context: StepContext) -> None:
     """Refuse a date that is not there to be closed.
 
     Raises:
@@ -52,20 +51,21 @@ def check_date(connection: psycopg.Connection, context: StepContext) -> None:
         )
 
 
-def prepare(connection: psycopg.Connection, context: StepContext) -> None:
+def prepare(connection: Connection, context: StepContext) -> None:
     """Journal the cut-off where the exchange has not, and settle up to it."""
     check_date(connection, context)
     day = days.read(connection, context.close_date)
     connection.rollback()
     if day is not None and day.state not in ("open", "reopened"):
         return
+    _require_journal(context)
     genesis.ensure_sealed(connection, context)
     barrier = _barrier(context)
     settle(connection, context.journal_dir, barrier.seq)
 
 
-def _barrier(context: StepContext) -> history.JournalledCutOff:
-    """The journalled cut-off of the date; journalled now where the exchange has been quiet since.
+def _require_journal(context: StepContext) -> None:
+    """Refuse to close without the record of the day.
 
     Raises:
         UncheckedError: there is no journal.
@@ -76,6 +76,10 @@ def _barrier(context: StepContext) -> history.JournalledCutOff:
             rule="the journal is the record of the day",
             next_step="restore the journal, or load the book: compline demo, compline exchange import-tape FILE",
         )
+
+
+def _barrier(context: StepContext) -> history.JournalledCutOff:
+    """The journalled cut-off of the date; journalled now where the exchange has been quiet since."""
     cuts = {cut.close_date: cut for cut in history.cut_offs(context.journal_dir)}
     if context.close_date not in cuts:
         with open_exchange(
@@ -87,27 +91,22 @@ def _barrier(context: StepContext) -> history.JournalledCutOff:
     return cuts[context.close_date]
 
 
-def inputs(connection: psycopg.Connection, context: StepContext, day: Day) -> Inputs:
+def inputs(connection: Connection, context: StepContext, day: Day) -> Inputs:
     """The date, its cut-off and the policy: a barrier never moves."""
     return {"close_date": str(context.close_date), "policy_sha256": context.policy.sha256, "version": day.version}
 
 
-def write(connection: psycopg.Connection, context: StepContext, day: Day) -> StepOutput:
+def write(connection: Connection, context: StepContext, day: Day) -> StepOutput:
     """Move the day to `cutoff` at the journalled barrier."""
     barrier = history.cut_off_of(context.journal_dir, context.close_date)
     at = from_us(barrier.ts_us)
-    connection.execute("SELECT close.cut_off_day(%s, %s, %s, %s)", (context.close_date, context.epoch, barrier.seq, at))
-    counts = connection.execute(
-        "SELECT (SELECT count(*) FROM exchange.trades WHERE close_date = %(d)s),"
-        " (SELECT count(*) FROM ledger.journals WHERE close_date = %(d)s)",
-        {"d": context.close_date},
-    ).fetchone()
-    assert counts is not None
+    moves.cut_off(connection, context.close_date, context.epoch, barrier.seq, at)
+    trades, journals = moves.counts(connection, context.close_date)
     facts = {"barrier_seq": barrier.seq, "cutoff_at": iso_us(at)}
-    return StepOutput(1, sha256_jcs(facts), {**facts, "trades": counts[0], "journals": counts[1]})
+    return StepOutput(1, sha256_jcs(facts), {**facts, "trades": trades, "journals": journals})
 
 
-def still_valid(connection: psycopg.Connection, context: StepContext, day: Day, output: str | None) -> bool:
+def still_valid(connection: Connection, context: StepContext, day: Day, output: str | None) -> bool:
     """A cut-off stands while the day is not open again."""
     return day.state not in ("open", "reopened")
 

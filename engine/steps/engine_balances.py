@@ -6,14 +6,13 @@ What does not: comparing it with the ledger (see `engine_vs_ledger`).
 
 from __future__ import annotations
 
-import psycopg
-
 from engine.errors import UncheckedError
 from engine.exchange.engine import ExchangeEngine
 from engine.exchange.history import state_at_cutoff
 from engine.exchange.snapshot import engine_state_hash
 from engine.steps.context import Inputs, Step, StepContext, StepOutput
 from engine.store.capture import HOUSE_FEES, EngineBalance, replace_engine_balances
+from engine.store.connect import Connection
 from engine.store.days import Day
 
 
@@ -41,12 +40,12 @@ def balances_of(engine: ExchangeEngine) -> list[EngineBalance]:
     return sorted(rows + fees, key=lambda row: (row.account, row.asset))
 
 
-def inputs(connection: psycopg.Connection, context: StepContext, day: Day) -> Inputs:
+def inputs(connection: Connection, context: StepContext, day: Day) -> Inputs:
     """The barrier: the engine's state at a sequence never changes."""
     return {"barrier_seq": day.barrier_seq, "version": day.version}
 
 
-def write(connection: psycopg.Connection, context: StepContext, day: Day) -> StepOutput:
+def write(connection: Connection, context: StepContext, day: Day) -> StepOutput:
     """Capture the engine's balances at the barrier.
 
     Raises:

@@ -6,22 +6,21 @@ What does not: the comparison (one join in the database, see `engine/store/migra
 
 from __future__ import annotations
 
-import psycopg
-
 from engine.canonical import sha256_jcs
 from engine.close.policy import ENGINE_VS_LEDGER
 from engine.steps.context import Inputs, Step, StepContext, StepOutput
 from engine.store import days
 from engine.store.breaks import open_breaks
+from engine.store.connect import Connection
 from engine.store.days import Day
 
 
-def inputs(connection: psycopg.Connection, context: StepContext, day: Day) -> Inputs:
+def inputs(connection: Connection, context: StepContext, day: Day) -> Inputs:
     """The books hash: it covers both sides."""
     return {"books_sha256": day.books_sha256, "version": day.version}
 
 
-def write(connection: psycopg.Connection, context: StepContext, day: Day) -> StepOutput:
+def write(connection: Connection, context: StepContext, day: Day) -> StepOutput:
     """Judge the gate; breaks freeze their users in the same transaction."""
     verdict = days.judge(connection, context.close_date, ENGINE_VS_LEDGER, context.epoch)
     breaks = open_breaks(connection, context.close_date, ENGINE_VS_LEDGER)
@@ -34,7 +33,7 @@ def write(connection: psycopg.Connection, context: StepContext, day: Day) -> Ste
     )
 
 
-def still_valid(connection: psycopg.Connection, context: StepContext, day: Day, output: str | None) -> bool:
+def still_valid(connection: Connection, context: StepContext, day: Day, output: str | None) -> bool:
     """A pass stands while the day is past it; a voided hash moved it back."""
     return day.state in ("reconciled", "sealed")
 

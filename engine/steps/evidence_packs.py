@@ -11,13 +11,12 @@ import json
 import os
 from pathlib import Path
 
-import psycopg
-
 from engine.canonical import sha256_jcs
 from engine.errors import GateError, UncheckedError
 from engine.reserves.key_file import published_keys_text
 from engine.steps.context import Inputs, Step, StepContext, StepOutput
 from engine.store import days, seals
+from engine.store.connect import Connection
 from engine.store.days import Day
 
 
@@ -26,7 +25,7 @@ def folder_of(context: StepContext, version: int) -> Path:
     return context.evidence_dir / context.book.name / f"{context.close_date}-v{version}"
 
 
-def files_of(connection: psycopg.Connection, context: StepContext, day: Day) -> dict[str, bytes]:
+def files_of(connection: Connection, context: StepContext, day: Day) -> dict[str, bytes]:
     """Name -> bytes of every file of a sealed day.
 
     Raises:
@@ -61,13 +60,13 @@ def _table(rows: list[tuple[str, str, str, str]]) -> bytes:
     return ("\n".join(lines) + "\n").encode("utf-8")
 
 
-def inputs(connection: psycopg.Connection, context: StepContext, day: Day) -> Inputs:
+def inputs(connection: Connection, context: StepContext, day: Day) -> Inputs:
     """The seal."""
     seal = seals.read(connection, context.close_date, day.version)
     return {"manifest": hashlib.sha256(seal.manifest.encode()).hexdigest() if seal else None}
 
 
-def write(connection: psycopg.Connection, context: StepContext, day: Day) -> StepOutput:
+def write(connection: Connection, context: StepContext, day: Day) -> StepOutput:
     """Write the files, each whole or not at all."""
     files = files_of(connection, context, day)
     folder = folder_of(context, day.version)
@@ -96,7 +95,7 @@ def _write_whole(path: Path, data: bytes) -> None:
         draft.unlink(missing_ok=True)
 
 
-def still_valid(connection: psycopg.Connection, context: StepContext, day: Day, output: str | None) -> bool:
+def still_valid(connection: Connection, context: StepContext, day: Day, output: str | None) -> bool:
     """The files stand while each is there with the bytes that the rows give."""
     folder = folder_of(context, day.version)
     try:

@@ -8,24 +8,23 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-import psycopg
-
 from engine.canonical import row_hash, sha256_jcs, table_digest
 from engine.clock import to_us
 from engine.ledger.journal import FEE_CLEARING, FEE_INCOME, Journal, Leg
 from engine.money import from_units, text_of, to_units
 from engine.steps.context import Inputs, Step, StepContext, StepOutput
 from engine.store import postings
+from engine.store.connect import Connection
 from engine.store.days import Day
 from engine.store.fees import booked, charged, replace_fee_accruals
 
 
-def inputs(connection: psycopg.Connection, context: StepContext, day: Day) -> Inputs:
+def inputs(connection: Connection, context: StepContext, day: Day) -> Inputs:
     """The barrier: the day's trades are those settled before it."""
     return {"barrier_seq": day.barrier_seq, "version": day.version}
 
 
-def write(connection: psycopg.Connection, context: StepContext, day: Day) -> StepOutput:
+def write(connection: Connection, context: StepContext, day: Day) -> StepOutput:
     """Post the difference between what was charged and what was swept before."""
     assert day.cutoff_at is not None
     lines = charged(connection, context.close_date)

@@ -9,22 +9,20 @@ from __future__ import annotations
 from contextlib import closing
 from datetime import timedelta
 
-import psycopg
-
 from engine.canonical import jcs
 from engine.clock import CloseDate, from_us
 from engine.exchange import history
 from engine.reserves.signing import key_id, verify_ed25519
 from engine.steps.context import StepContext
 from engine.steps.settling import settle
-from engine.store import days, seals
-from engine.store.connect import connect
+from engine.store import days, moves, seals
+from engine.store.connect import Connection, connect
 from engine.store.leases import CloseLease
 
 SIGNATURE_PREFIX = b"por/1/genesis\x00"
 
 
-def ensure_sealed(connection: psycopg.Connection, context: StepContext) -> None:
+def ensure_sealed(connection: Connection, context: StepContext) -> None:
     """Seal day zero where the book's first day is about to be cut off and it has not been.
 
     Args:
@@ -43,14 +41,13 @@ def ensure_sealed(connection: psycopg.Connection, context: StepContext) -> None:
         closing(connect(context.url)) as own,
         own.transaction(),
     ):
-        own.execute("SELECT close.cut_off_day(%s, %s, %s, %s)", (zero, lease.epoch, cut.seq, from_us(cut.ts_us)))
-        own.execute("SELECT ledger.write_control_totals(%s, %s)", (zero, lease.epoch))
-        own.execute("SELECT close.fix_books_hash(%s, %s)", (zero, lease.epoch))
+        moves.cut_off(own, zero, lease.epoch, cut.seq, from_us(cut.ts_us))
+        moves.fix_books(own, zero, lease.epoch)
         seals.insert(own, _seal(own, context, zero))
-        own.execute("SELECT close.fence(%s, %s)", (zero, lease.epoch))
+        moves.fence(own, zero, lease.epoch)
 
 
-def _seal(connection: psycopg.Connection, context: StepContext, zero: CloseDate) -> seals.Seal:
+def _seal(connection: Connection, context: StepContext, zero: CloseDate) -> seals.Seal:
     day = days.read(connection, zero)
     assert day is not None
     assert day.books_sha256 is not None

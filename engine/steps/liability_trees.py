@@ -6,8 +6,6 @@ What does not: the format (see `engine.reserves`).
 
 from __future__ import annotations
 
-import psycopg
-
 from engine.canonical import sha256_jcs
 from engine.clock import iso_s
 from engine.close.policy import TREES_EQUAL_CONTROL_TOTALS
@@ -17,6 +15,7 @@ from engine.reserves.keys import KeyRing
 from engine.reserves.tree import TreePolicy, build_asset_tree
 from engine.steps.context import Inputs, Step, StepContext, StepOutput
 from engine.store import days, log
+from engine.store.connect import Connection
 from engine.store.days import Day
 from engine.store.trees import TreeRow, control_totals, customer_totals, replace_trees
 
@@ -52,7 +51,7 @@ def header_of(context: StepContext, day: Day, seq: int) -> Header:
     )
 
 
-def inputs(connection: psycopg.Connection, context: StepContext, day: Day) -> Inputs:
+def inputs(connection: Connection, context: StepContext, day: Day) -> Inputs:
     """The books hash and the manifest's place in the log: both are in every leaf."""
     return {
         "books_sha256": day.books_sha256,
@@ -61,7 +60,7 @@ def inputs(connection: psycopg.Connection, context: StepContext, day: Day) -> In
     }
 
 
-def write(connection: psycopg.Connection, context: StepContext, day: Day) -> StepOutput:
+def write(connection: Connection, context: StepContext, day: Day) -> StepOutput:
     """Build the trees of every asset that customers hold, and judge their totals.
 
     Raises:
@@ -92,7 +91,7 @@ def write(connection: psycopg.Connection, context: StepContext, day: Day) -> Ste
     )
 
 
-def still_valid(connection: psycopg.Connection, context: StepContext, day: Day, output: str | None) -> bool:
+def still_valid(connection: Connection, context: StepContext, day: Day, output: str | None) -> bool:
     """Trees stand while their gate does."""
     return any(g.gate == TREES_EQUAL_CONTROL_TOTALS and g.stands for g in days.gates(connection, context.close_date))
 

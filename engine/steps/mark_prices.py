@@ -9,17 +9,16 @@ from __future__ import annotations
 from datetime import timedelta
 from decimal import Decimal
 
-import psycopg
-
 from engine.clock import iso_us
 from engine.errors import UncheckedError
 from engine.money import text_of
 from engine.steps.context import Inputs, Step, StepContext, StepOutput
 from engine.store.capture import Mark, assets_held, last_trades, replace_mark_prices
+from engine.store.connect import Connection
 from engine.store.days import Day
 
 
-def inputs(connection: psycopg.Connection, context: StepContext, day: Day) -> Inputs:
+def inputs(connection: Connection, context: StepContext, day: Day) -> Inputs:
     """The barrier, the policy, and what is held."""
     return {
         "barrier_seq": day.barrier_seq,
@@ -28,7 +27,7 @@ def inputs(connection: psycopg.Connection, context: StepContext, day: Day) -> In
     }
 
 
-def write(connection: psycopg.Connection, context: StepContext, day: Day) -> StepOutput:
+def write(connection: Connection, context: StepContext, day: Day) -> StepOutput:
     """Capture the marks.
 
     Raises:

@@ -10,17 +10,15 @@ from contextlib import closing, suppress
 from datetime import datetime
 from typing import Any
 
-import psycopg
-
 from engine import clock
 from engine.canonical import sha256_jcs
 from engine.clock import CloseDate
 from engine.errors import ComplineError, GateError, StaleEpochError, UncheckedError
 from engine.steps.context import FAIL, UNKNOWN, Step, StepContext, StepOutput, StepResult
-from engine.steps.deadline import deadline
-from engine.store import days, runs
-from engine.store.connect import connect, translate
+from engine.store import days, moves, runs
+from engine.store.connect import Connection, connect, typed_errors
 from engine.store.days import Day
+from engine.store.deadline import deadline
 
 _STATUS = {None: "succeeded", "pass": "succeeded", FAIL: "failed", UNKNOWN: "unknown"}
 
@@ -37,18 +35,14 @@ def run_step(step: Step, context: StepContext) -> StepResult:
     started = clock.now()
     what = f"step {step.name} of {context.close_date}"
     try:
-        with closing(connect(context.url, application=f"compline {step.name}")) as connection:
+        with typed_errors(), closing(connect(context.url, application=f"compline {step.name}")) as connection:
             limit_s = context.policy.step_timeout_s
             with deadline(connection, limit_s, what):
                 if step.prepare is not None:
                     step.prepare(connection, context)
                 with connection.transaction():
-                    connection.execute(f"SET LOCAL transaction_timeout = '{limit_s}s'".encode())
+                    moves.limit(connection, limit_s)
                     return _in_transaction(connection, step, context, started)
-    except psycopg.Error as error:
-        failure = translate(error)
-        _record_failure(step, context, started, failure)
-        raise failure from error
     except StaleEpochError:
         raise
     except ComplineError as failure:
@@ -64,7 +58,7 @@ def run_step(step: Step, context: StepContext) -> StepResult:
         raise unexpected from error
 
 
-def require_day(connection: psycopg.Connection, context: StepContext) -> Day:
+def require_day(connection: Connection, context: StepContext) -> Day:
     """The day being closed.
 
     Raises:
@@ -80,7 +74,7 @@ def require_day(connection: psycopg.Connection, context: StepContext) -> Day:
     return day
 
 
-def _in_transaction(connection: psycopg.Connection, step: Step, context: StepContext, started: datetime) -> StepResult:
+def _in_transaction(connection: Connection, step: Step, context: StepContext, started: datetime) -> StepResult:
     day = require_day(connection, context)
     before = runs.read(connection, context.close_date, step.name, day.version)
     if day.state == "sealed" and not step.after_seal:
@@ -96,7 +90,7 @@ def _in_transaction(connection: psycopg.Connection, step: Step, context: StepCon
     runs.write(connection, _run(step, context, day, started, status, digest, output, None))
     key = output.output_digest if status == "succeeded" else context.run_id
     _put_event(connection, step, context, day, status, key, output.metadata)
-    connection.execute("SELECT close.fence(%s, %s)", (context.close_date, context.epoch))
+    moves.fence(connection, context.close_date, context.epoch)
     return StepResult(
         step.name, context.close_date, day.version, status, False, output.rows, output.output_digest, output.metadata
     )
@@ -150,7 +144,7 @@ def _run(
 
 
 def _put_event(
-    connection: psycopg.Connection,
+    connection: Connection,
     step: Step,
     context: StepContext,
     day: Day,
@@ -182,7 +176,8 @@ def _record_failure(step: Step, context: StepContext, started: datetime, failure
     """Leave the failure in `close.eod_runs` and the outbox; a database that is away cannot be told."""
     status = "unknown" if isinstance(failure, UncheckedError) else "failed"
     with (
-        suppress(ComplineError, psycopg.Error),
+        suppress(ComplineError),
+        typed_errors(),
         closing(connect(context.url)) as connection,
         connection.transaction(),
     ):
@@ -191,4 +186,4 @@ def _record_failure(step: Step, context: StepContext, started: datetime, failure
             return
         runs.write(connection, _run(step, context, day, started, status, None, None, str(failure)))
         _put_event(connection, step, context, day, status, context.run_id, failure.as_dict())
-        connection.execute("SELECT close.fence(%s, %s)", (context.close_date, context.epoch))
+        moves.fence(connection, context.close_date, context.epoch)

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hashlib
 
-import psycopg
-
 from engine.clock import iso_s
 from engine.errors import GateError
 from engine.reserves.checkpoint import sign_checkpoint
@@ -19,15 +17,16 @@ from engine.reserves.manifest import SignedManifest, build_manifest, parse_manif
 from engine.steps.context import Inputs, Step, StepContext, StepOutput
 from engine.steps.liability_trees import header_of
 from engine.store import days, log, seals, trees
+from engine.store.connect import Connection
 from engine.store.days import Day
 
 
-def inputs(connection: psycopg.Connection, context: StepContext, day: Day) -> Inputs:
+def inputs(connection: Connection, context: StepContext, day: Day) -> Inputs:
     """The books hash; a second seal of it is refused by the database."""
     return {"books_sha256": day.books_sha256, "version": day.version}
 
 
-def write(connection: psycopg.Connection, context: StepContext, day: Day) -> StepOutput:
+def write(connection: Connection, context: StepContext, day: Day) -> StepOutput:
     """Seal the day.
 
     Raises:
@@ -69,7 +68,7 @@ def write(connection: psycopg.Connection, context: StepContext, day: Day) -> Ste
     )
 
 
-def _signed_manifest(connection: psycopg.Connection, context: StepContext, header: Header) -> SignedManifest:
+def _signed_manifest(connection: Connection, context: StepContext, header: Header) -> SignedManifest:
     day, version = context.close_date, header.version
     entries = trees.read_entries(connection, header)
     if not entries and trees.control_totals(connection, day, version):

@@ -9,21 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import psycopg
-
 from engine.exchange.history import events_from
+from engine.store.connect import Connection
+from engine.store.moves import settled_to
 from engine.store.settlement import Settled, Settler, settle_all
 
 
-def settled_to(connection: psycopg.Connection) -> int:
-    """The last engine sequence that the ledger has settled."""
-    row = connection.execute("SELECT last_seq FROM ledger.settlement_cursor").fetchone()
-    assert row is not None
-    return int(row[0])
-
-
 def settle(
-    connection: psycopg.Connection,
+    connection: Connection,
     journal_dir: Path,
     up_to_seq: int | None = None,
     progress: Callable[[int], None] | None = None,

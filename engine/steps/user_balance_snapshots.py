@@ -6,36 +6,27 @@ What does not: its rows (one statement in the database, see `engine/store/migrat
 
 from __future__ import annotations
 
-import psycopg
-
 from engine.money import text_of
 from engine.steps.context import Inputs, Step, StepContext, StepOutput
+from engine.store import moves
+from engine.store.connect import Connection
 from engine.store.days import Day
 
 
-def inputs(connection: psycopg.Connection, context: StepContext, day: Day) -> Inputs:
+def inputs(connection: Connection, context: StepContext, day: Day) -> Inputs:
     """The books hash: it covers the engine's balances and the marks."""
     return {"books_sha256": day.books_sha256, "version": day.version}
 
 
-def write(connection: psycopg.Connection, context: StepContext, day: Day) -> StepOutput:
+def write(connection: Connection, context: StepContext, day: Day) -> StepOutput:
     """Write the snapshot."""
-    row = connection.execute(
-        "SELECT close.write_user_balance_snapshots(%s, %s)", (context.close_date, context.epoch)
-    ).fetchone()
-    facts = connection.execute(
-        "SELECT close.table_digest(array_agg(row_hash)), coalesce(sum(value), 0), count(DISTINCT account)"
-        " FROM close.user_balance_snapshots WHERE close_date = %s AND version = %s",
-        (context.close_date, day.version),
-    ).fetchone()
-    assert row is not None
-    assert facts is not None
+    written = moves.write_snapshot(connection, context.close_date, day.version, context.epoch)
     return StepOutput(
-        int(row[0]),
-        str(facts[0]),
+        written.rows,
+        written.digest,
         {
-            "users": facts[2],
-            "value": text_of(facts[1]),
+            "users": written.users,
+            "value": text_of(written.value),
             "reporting_currency": context.policy.reporting_currency,
         },
     )

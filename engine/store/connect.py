@@ -21,7 +21,8 @@ from engine.errors import (
     UncheckedError,
 )
 
-Connection = psycopg.Connection[tuple[object, ...]]
+Connection = psycopg.Connection
+"""What steps pass on to the store; they do not know the driver."""
 
 _BY_STATE: dict[str, type[ComplineError]] = {
     "CL006": StaleEpochError,

@@ -7,6 +7,7 @@ What does not: the fence at the end of a transaction (see `engine.steps.runner`)
 from __future__ import annotations
 
 import threading
+import time
 from contextlib import suppress
 from datetime import date
 from types import TracebackType
@@ -15,6 +16,8 @@ import psycopg
 
 from engine.errors import ComplineError
 from engine.store.connect import connect, typed_errors
+
+POLL_S = 0.25
 
 
 class LeaseHeldError(ComplineError):
@@ -35,13 +38,15 @@ class CloseLease:
         close_date: which date.
         holder: who takes it; the run's id.
         ttl_s: how long it stays valid without renewal, in seconds.
+        wait_s: how long to wait for another holder; a killed one's session takes the server a moment to miss.
     """
 
-    def __init__(self, url: str, close_date: date, holder: str, ttl_s: int) -> None:
+    def __init__(self, url: str, close_date: date, holder: str, ttl_s: int, *, wait_s: float = 5.0) -> None:
         self._url = url
         self.close_date = close_date
         self.holder = holder
         self.ttl_s = ttl_s
+        self.wait_s = wait_s
         self.epoch = 0
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -66,23 +71,33 @@ class CloseLease:
         connection = connect(self._url, autocommit=True, application="compline lease")
         try:
             with typed_errors():
-                row = connection.execute(
-                    "SELECT pg_try_advisory_lock(hashtext('close.lease'), hashtext(%s))", (str(self.close_date),)
-                ).fetchone()
-                alone = bool(row and row[0])
-                got = connection.execute(
-                    "SELECT close.take_lease(%s, %s, %s, %s)", (self.close_date, self.holder, self.ttl_s, alone)
-                ).fetchone()
-                if got is None or got[0] is None:
+                epoch = self._try(connection)
+                for _ in range(int(self.wait_s / POLL_S)):
+                    if epoch is not None:
+                        break
+                    time.sleep(POLL_S)
+                    epoch = self._try(connection)
+                if epoch is None:
                     raise self._held_by(connection)
         except BaseException:
             connection.close()
             raise
-        self.epoch = int(got[0])
+        self.epoch = epoch
         self._connection = connection
         self._thread = threading.Thread(target=self._renew, name=f"lease {self.close_date}", daemon=True)
         self._thread.start()
         return self.epoch
+
+    def _try(self, connection: psycopg.Connection) -> int | None:
+        """Take the lease if it can be had now; the epoch, or None."""
+        row = connection.execute(
+            "SELECT pg_try_advisory_lock(hashtext('close.lease'), hashtext(%s))", (str(self.close_date),)
+        ).fetchone()
+        alone = bool(row and row[0])
+        got = connection.execute(
+            "SELECT close.take_lease(%s, %s, %s, %s)", (self.close_date, self.holder, self.ttl_s, alone)
+        ).fetchone()
+        return int(got[0]) if got and got[0] is not None else None
 
     def _held_by(self, connection: psycopg.Connection) -> LeaseHeldError:
         row = connection.execute(

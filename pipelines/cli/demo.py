@@ -16,10 +16,11 @@ from engine.clock import CutOffRule
 from engine.close.policy import Policy
 from engine.sim.demo import load_demo
 from engine.sim.demo_world import DemoConfig
-from engine.steps.settling import settle, settled_to
+from engine.steps.settling import settle
 from engine.store import digest
 from engine.store.books import Book
 from engine.store.connect import connect, typed_errors
+from engine.store.moves import settled_to
 from pipelines.books import BookCard, OpenBook, create_book
 from pipelines.cli.close import close_dates
 from pipelines.cli.day_table import day_json, put_days
@@ -35,6 +36,7 @@ def demo(
     days: Annotated[int, typer.Option(min=1, max=366, help="How many close dates.")] = 3,
     users: Annotated[int, typer.Option(min=2, max=1_000_000, help="How many users.")] = 500,
     seed: Annotated[int, typer.Option(help="Equal seeds give equal books, byte for byte.")] = 1,
+    load_only: Annotated[bool, typer.Option("--load-only", help="Load and settle; close the days yourself.")] = False,
     book: BookName = None,
     dry_run: DryRun = False,
     as_json: Json = False,
@@ -57,6 +59,11 @@ def demo(
         opened = create_book(settings, card, talk=talk)
         split = {"servers and schema": time.perf_counter() - started}
         split |= _load(opened, config)
+        if load_only:
+            talk(
+                f"close them: compline close backfill {wanted[0]} {wanted[-1]} --book {opened.book.name}, or in the UI"
+            )
+            return
         reports, closing_split = close_dates(opened, wanted)
         split |= closing_split
         with closing(connect(opened.url)) as connection, typed_errors():

@@ -42,7 +42,8 @@ def test_from_clone_to_sealed(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         warm, _ = run(["make", "close"], clone, **home)
         one_more, text = run([compline, "demo", "--book", "bench", "--days", "4", "--json"], clone, **home)
         split: dict[str, Any] = json.loads(text)["process_seconds"]
-        alone, text_alone = run([compline, "close", "run", "2026-03-05", "--json"], clone, **home)
+        run([compline, "demo", "--book", "alone", "--load-only"], clone, **home)
+        alone, text_alone = run([compline, "close", "run", "2026-03-02", "--book", "alone", "--json"], clone, **home)
         lone: dict[str, Any] = json.loads(text_alone)["process_seconds"]
     finally:
         run(["make", "clean"], clone, **home)
@@ -50,8 +51,11 @@ def test_from_clone_to_sealed(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         print(f"\nset-up {setup:.1f} s; make close after it: first {cold:.1f} s, again {warm:.1f} s (3 days)")
         print(f"demo of 4 days in a warm home {one_more:.1f} s; its last day {split['2026-03-05']:.2f} s:")
         print("  " + ", ".join(f"{name} {seconds:.2f}" for name, seconds in steps_of(split, "2026-03-05").items()))
-        print(f"one date, cold process {alone:.1f} s: " + ", ".join(f"{k} {v:.2f}" for k, v in lone.items() if " " not in k))
-        print("  " + ", ".join(f"{name} {seconds:.2f}" for name, seconds in steps_of(lone, "2026-03-05").items()))
+        print(
+            f"one date, cold process {alone:.1f} s: "
+            + ", ".join(f"{k} {v:.2f}" for k, v in lone.items() if " " not in k)
+        )
+        print("  " + ", ".join(f"{name} {seconds:.2f}" for name, seconds in steps_of(lone, "2026-03-02").items()))
 
 
 def steps_of(split: dict[str, Any], day: str) -> dict[str, float]:

@@ -57,7 +57,10 @@ def raw_copy(book: BookUnderTest) -> float:
         for table, columns in TABLES.items():
             bare = f"bare.{table.split('.')[1]}"
             connection.execute(f"CREATE TABLE {bare} AS SELECT {columns} FROM {table} WITH NO DATA".encode())
-            with connection.cursor() as cursor, cursor.copy(f"COPY (SELECT {columns} FROM {table}) TO STDOUT".encode()) as out:
+            with (
+                connection.cursor() as cursor,
+                cursor.copy(f"COPY (SELECT {columns} FROM {table}) TO STDOUT".encode()) as out,
+            ):
                 data = b"".join(bytes(block) for block in out)
             seconds += timed(lambda data=data, bare=bare: copy_in(connection, bare, data))  # type: ignore[misc]
         connection.execute("DROP SCHEMA bare CASCADE")
@@ -65,5 +68,9 @@ def raw_copy(book: BookUnderTest) -> float:
 
 
 def copy_in(connection: psycopg.Connection, table: str, data: bytes) -> None:
-    with connection.transaction(), connection.cursor() as cursor, cursor.copy(f"COPY {table} FROM STDIN".encode()) as into:
+    with (
+        connection.transaction(),
+        connection.cursor() as cursor,
+        cursor.copy(f"COPY {table} FROM STDIN".encode()) as into,
+    ):
         into.write(data)

@@ -6,7 +6,8 @@ CREATE TABLE accounts.users (
     state      text NOT NULL DEFAULT 'active' CHECK (state IN (
         'pending_kyc', 'kyc_rejected', 'kyc_approved', 'active', 'suspended', 'restricted', 'banned', 'closed')),
     created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
-    CONSTRAINT users_name_is_not_a_house_account CHECK (account NOT IN ('rounding', 'suspense'))
+    -- 'custody' would own custody:<wallet>, and 'house' would be frozen for the row house:fees.
+    CONSTRAINT users_name_is_not_a_house_account CHECK (account NOT IN ('rounding', 'suspense', 'custody', 'house'))
 );
 COMMENT ON TABLE accounts.users IS 'One row per user. user_id is the engine''s account id; account is printed on the statement page.';
 

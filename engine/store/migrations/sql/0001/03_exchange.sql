@@ -27,16 +27,17 @@ CREATE TABLE exchange.trades (
     sequenced_at   timestamptz NOT NULL,
     effective_at   timestamptz NOT NULL,
     market         text NOT NULL,
-    price          numeric(38, 18) NOT NULL CHECK (price > 0),
-    quantity       numeric(38, 18) NOT NULL CHECK (quantity > 0),
-    quote_quantity numeric(38, 18) NOT NULL CHECK (quote_quantity > 0),
+    -- NaN is greater than every number: a lower bound alone would let it in.
+    price          numeric(38, 18) NOT NULL CHECK (price > 0 AND price < 'NaN'),
+    quantity       numeric(38, 18) NOT NULL CHECK (quantity > 0 AND quantity < 'NaN'),
+    quote_quantity numeric(38, 18) NOT NULL CHECK (quote_quantity > 0 AND quote_quantity < 'NaN'),
     taker_side     text NOT NULL CHECK (taker_side IN ('buy', 'sell')),
     maker_id       bigint NOT NULL,
     taker_id       bigint NOT NULL,
     maker_order_id bigint NOT NULL,
     taker_order_id bigint NOT NULL,
-    maker_fee      numeric(38, 18) NOT NULL,
-    taker_fee      numeric(38, 18) NOT NULL,
+    maker_fee      numeric(38, 18) NOT NULL CHECK (maker_fee < 'NaN'),
+    taker_fee      numeric(38, 18) NOT NULL CHECK (taker_fee < 'NaN'),
     maker_rate_ppm integer NOT NULL,
     taker_rate_ppm integer NOT NULL
 );
@@ -53,7 +54,8 @@ CREATE TABLE exchange.engine_balances (
     locked     numeric(38, 18) NOT NULL DEFAULT 0,
     staked     numeric(38, 18) NOT NULL DEFAULT 0,
     in_transit numeric(38, 18) NOT NULL DEFAULT 0,
-    PRIMARY KEY (close_date, version, account, asset)
+    PRIMARY KEY (close_date, version, account, asset),
+    CONSTRAINT engine_balances_are_numbers CHECK (greatest(available, locked, staked, in_transit) < 'NaN')
 );
 COMMENT ON TABLE exchange.engine_balances IS 'One row per account, asset and close date with a balance in the engine at the barrier; the engine''s collected fees are account house:fees.';
 

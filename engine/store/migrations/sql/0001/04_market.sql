@@ -3,7 +3,7 @@
 CREATE TABLE market.mark_ticks (
     asset  text NOT NULL REFERENCES exchange.assets,
     at     timestamptz NOT NULL,
-    price  numeric(38, 18) NOT NULL CHECK (price > 0),
+    price  numeric(38, 18) NOT NULL CHECK (price > 0 AND price < 'NaN'),
     source text NOT NULL,
     PRIMARY KEY (asset, at, source)
 );
@@ -13,7 +13,7 @@ CREATE TABLE market.mark_prices (
     close_date date NOT NULL,
     version    integer NOT NULL,
     asset      text NOT NULL REFERENCES exchange.assets,
-    price      numeric(38, 18) NOT NULL CHECK (price > 0),
+    price      numeric(38, 18) NOT NULL CHECK (price > 0 AND price < 'NaN'),
     source     text NOT NULL CHECK (source ~ '^[!-~]{1,128}$'),
     at         timestamptz NOT NULL,
     PRIMARY KEY (close_date, version, asset)

@@ -19,6 +19,8 @@ CREATE TABLE close.policies (
         'debits_equal_credits', 'fee_clearing_swept', 'marks_fresh', 'engine_vs_ledger', 'trees_equal_control_totals'])
 );
 COMMENT ON TABLE close.policies IS 'One row per change of policy, in force from a close date on; policy_sha256 is over its canonical JSON.';
+CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON close.policies
+    FOR EACH STATEMENT EXECUTE FUNCTION close.append_only();
 
 CREATE TABLE close.days (
     close_date   date PRIMARY KEY,
@@ -75,6 +77,22 @@ COMMENT ON TABLE events.outbox IS 'One row per event to be told on NATS; written
 CREATE INDEX outbox_unpublished ON events.outbox (event_id) WHERE published_at IS NULL;
 CREATE TRIGGER never_deleted BEFORE DELETE OR TRUNCATE ON events.outbox
     FOR EACH STATEMENT EXECUTE FUNCTION close.append_only();
+
+-- A day keeps the policy that it was cut off under.
+CREATE FUNCTION close.guard_policies() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE bad record;
+BEGIN
+    SELECT y.close_date, y.state INTO bad FROM n JOIN close.days y ON y.close_date >= n.effective_from
+    WHERE y.state IN ('cutoff', 'reconciled', 'sealed') ORDER BY 1 LIMIT 1;
+    IF FOUND THEN
+        PERFORM close.refuse('CL014', format('no policy can come into force on %s: that day is %s', bad.close_date, bad.state),
+            'let it begin on a day that is still open');
+    END IF;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER guard AFTER INSERT ON close.policies
+    REFERENCING NEW TABLE AS n FOR EACH STATEMENT EXECUTE FUNCTION close.guard_policies();
 
 -- The policy in force on a close date.
 CREATE FUNCTION close.policy_on(d date) RETURNS close.policies

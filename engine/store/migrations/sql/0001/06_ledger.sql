@@ -130,7 +130,7 @@ BEGIN
         CASE WHEN w.account LIKE '%:staked' THEN 'staked' WHEN w.account LIKE '%:in_transit' THEN 'in_transit' ELSE 'main' END,
         w.asset,
         CASE WHEN w.account LIKE 'customer_receivable:%' THEN 'receivable'
-             WHEN u.user_id IS NOT NULL THEN 'customer'
+             WHEN w.account IN (u.account, u.account || ':staked', u.account || ':in_transit') THEN 'customer'
              WHEN w.account LIKE 'custody:%' OR w.account = 'internal_transfer_in_transit' THEN 'asset'
              WHEN w.account IN ('deposits_unallocated', 'rewards_payable', 'insurance_fund', 'suspense') THEN 'other_liability'
              WHEN w.account IN ('revenue_router', 'network_fee_expense', 'fee_clearing', 'fee_income', 'rewards_pot',
@@ -158,6 +158,8 @@ BEGIN
         WHEN y.state IS NULL THEN false
         WHEN g.origin = 'genesis' THEN y.genesis AND y.state = 'open'
         WHEN y.genesis THEN false
+        -- Corrections join with the constraint that ties each to a break, its amount and two people.
+        WHEN g.origin = 'correction' THEN false
         WHEN g.origin = 'close' THEN y.state = 'cutoff' AND y.books_sha256 IS NULL AND EXISTS (
             SELECT FROM close.leases l WHERE l.close_date = g.close_date AND l.epoch = g.epoch AND l.expires_at >= clock_timestamp())
         ELSE y.state = 'open' END
@@ -236,6 +238,23 @@ BEGIN
 END $$;
 CREATE TRIGGER guard AFTER INSERT ON ledger.ledger_entries
     REFERENCING NEW TABLE AS n FOR EACH STATEMENT EXECUTE FUNCTION ledger.guard_entries();
+
+-- A trade belongs to an open day: a sealed day's registry of trades says what its journals say, for good.
+CREATE FUNCTION exchange.guard_trades() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE bad record;
+BEGIN
+    PERFORM 1 FROM close.days WHERE close_date IN (SELECT close_date FROM n) ORDER BY close_date FOR SHARE;
+    SELECT g.close_date, y.state INTO bad FROM (SELECT DISTINCT close_date FROM n) g LEFT JOIN close.days y USING (close_date)
+    WHERE y.state IS DISTINCT FROM 'open' OR y.genesis LIMIT 1;
+    IF FOUND THEN
+        PERFORM close.refuse('CL002', format('%s takes no trade: the day is %s', bad.close_date, coalesce(bad.state, 'unknown')),
+            'late events settle into the open day; a sealed day changes only by reopening it');
+    END IF;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER guard AFTER INSERT ON exchange.trades
+    REFERENCING NEW TABLE AS n FOR EACH STATEMENT EXECUTE FUNCTION exchange.guard_trades();
 
 CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON ledger.journals
     FOR EACH STATEMENT EXECUTE FUNCTION close.append_only();

@@ -118,12 +118,29 @@ CREATE TABLE close.user_balance_snapshots (
 );
 COMMENT ON TABLE close.user_balance_snapshots IS 'One row per user, asset and close date: what the user had at the cut-off and what it was worth.';
 
--- The day's snapshot, from the engine's balances at the barrier and the closing marks.
+-- What a day's snapshot is: the engine's balances at the barrier at the closing marks, in the books' order of columns.
+CREATE FUNCTION close.expected_snapshots(d date, v integer) RETURNS SETOF close.user_balance_snapshots
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET work_mem = '256MB' AS $$
+    SELECT d, v, b.account, b.asset, b.available, b.locked, b.staked, b.in_transit, t.total, m.price, t.value,
+        close.row_hash(b.account, b.asset, trunc(b.available * s.scale)::text, trunc(b.locked * s.scale)::text,
+            trunc(b.staked * s.scale)::text, trunc(b.in_transit * s.scale)::text, trim_scale(m.price)::text,
+            trim_scale(t.value)::text)
+    FROM exchange.engine_balances b
+    JOIN accounts.users u ON u.account = b.account
+    JOIN exchange.assets s ON s.asset = b.asset
+    JOIN market.mark_prices m ON m.close_date = d AND m.version = v AND m.asset = b.asset
+    CROSS JOIN close.policy_on(d) p
+    JOIN exchange.assets c ON c.asset = p.policy ->> 'reporting_currency'
+    CROSS JOIN LATERAL (SELECT x.total, round(x.total * m.price, c.decimals)::numeric(38, 18) AS value
+        FROM (SELECT b.available + b.locked + b.staked + b.in_transit AS total) x) t
+    WHERE b.close_date = d AND b.version = v
+$$;
+
+-- The day's snapshot, written.
 CREATE FUNCTION close.write_user_balance_snapshots(d date, e bigint) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET work_mem = '256MB' AS $$
 DECLARE
     day close.days;
-    places integer;
     written bigint;
     missing text;
 BEGIN
@@ -133,8 +150,6 @@ BEGIN
         PERFORM close.refuse('CL009', format('%s has no fixed books hash: there is nothing to snapshot', d),
             'run the close from ledger/control_totals on');
     END IF;
-    SELECT a.decimals INTO places FROM close.policy_on(d) p
-        JOIN exchange.assets a ON a.asset = p.policy ->> 'reporting_currency';
     SELECT string_agg(DISTINCT b.asset, ', ') INTO missing FROM exchange.engine_balances b
         LEFT JOIN market.mark_prices m ON m.close_date = d AND m.version = day.version AND m.asset = b.asset
         WHERE b.close_date = d AND b.version = day.version AND m.asset IS NULL;
@@ -142,18 +157,7 @@ BEGIN
         PERFORM close.refuse('CL007', format('%s has no mark for %s', d, missing), 'an asset is never valued at zero');
     END IF;
     DELETE FROM close.user_balance_snapshots WHERE close_date = d AND version = day.version;
-    INSERT INTO close.user_balance_snapshots
-    SELECT d, day.version, b.account, b.asset, b.available, b.locked, b.staked, b.in_transit, t.total, m.price,
-        round(t.total * m.price, places),
-        close.row_hash(b.account, b.asset, trunc(b.available * s.scale)::text, trunc(b.locked * s.scale)::text,
-            trunc(b.staked * s.scale)::text, trunc(b.in_transit * s.scale)::text, trim_scale(m.price)::text,
-            trim_scale(round(t.total * m.price, places))::text)
-    FROM exchange.engine_balances b
-    JOIN accounts.users u ON u.account = b.account
-    JOIN exchange.assets s ON s.asset = b.asset
-    JOIN market.mark_prices m ON m.close_date = d AND m.version = day.version AND m.asset = b.asset
-    CROSS JOIN LATERAL (SELECT b.available + b.locked + b.staked + b.in_transit AS total) t
-    WHERE b.close_date = d AND b.version = day.version;
+    INSERT INTO close.user_balance_snapshots SELECT * FROM close.expected_snapshots(d, day.version);
     GET DIAGNOSTICS written = ROW_COUNT;
     RETURN written;
 END $$;

@@ -105,43 +105,77 @@ END $$;
 CREATE TRIGGER capture_guard AFTER INSERT ON ledger.fee_accruals
     REFERENCING NEW TABLE AS n FOR EACH STATEMENT EXECUTE FUNCTION close.capture_guard();
 
--- What a manifest says must be what the tables say.
+-- The RFC 6962 root over leaves in their order: pairs level by level, an odd last node carried up.
+CREATE FUNCTION close.merkle_root(leaves bytea[]) RETURNS text
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE level bytea[];
+BEGIN
+    SELECT array_agg(sha256('\x00'::bytea || leaf) ORDER BY nth) INTO level FROM unnest(leaves) WITH ORDINALITY l (leaf, nth);
+    WHILE cardinality(level) > 1 LOOP
+        SELECT array_agg(CASE WHEN nth = cardinality(level) THEN level[nth] ELSE sha256('\x01'::bytea || level[nth] || level[nth + 1]) END
+            ORDER BY nth) INTO level FROM generate_series(1, cardinality(level), 2) nth;
+    END LOOP;
+    RETURN encode(coalesce(level[1], sha256(''::bytea)), 'hex');
+END $$;
+
+-- The manifest of a day, byte for byte, from the tables: whatever is signed otherwise is not these books.
+CREATE FUNCTION close.expected_manifest(day close.days, idx bigint) RETURNS text
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    assets text[];
+    reserves text[];
+    others text;
+    owing text;
+    verdicts text;
+BEGIN
+    SELECT array_agg(format('{"asset":%s,"decimals":%s,"height":%s,"root":"%s","total":"%s"}', to_json(t.asset), c.decimals,
+        t.height, t.root, trunc(t.total * c.scale)) ORDER BY t.asset COLLATE "C") INTO assets
+    FROM reserves.liability_trees t JOIN exchange.assets c USING (asset)
+    WHERE t.close_date = day.close_date AND t.version = day.version AND t.books_sha256 = day.books_sha256 AND t.log_seq = idx;
+    SELECT array_agg(format('{"address":%s,"amount":"%s","asset":%s,"block_hash":%s,"chain":%s,"height":%s,"ownership":%s}',
+        to_json(a.address), trunc(a.amount * c.scale), to_json(a.asset), to_json(a.block_hash), to_json(a.chain), a.block_height,
+        to_json(a.ownership)) ORDER BY a.asset COLLATE "C", a.chain COLLATE "C", a.address COLLATE "C") INTO reserves
+    FROM reserves.attestations a JOIN exchange.assets c USING (asset)
+    WHERE a.close_date = day.close_date AND a.version = day.version;
+    SELECT string_agg(format('{"account":%s,"amount":"%s","asset":%s}', to_json(a.account), trunc(b.balance * c.scale),
+        to_json(a.asset)), ',' ORDER BY a.asset COLLATE "C", a.account COLLATE "C") INTO others
+    FROM ledger.daily_balances b JOIN ledger.accounts a USING (account_id) JOIN exchange.assets c ON c.asset = a.asset
+    WHERE b.close_date = day.close_date AND b.version = day.version AND a.liability_class = 'other_liability';
+    SELECT string_agg(format('{"amount":"%s","asset":%s}', x.amount, to_json(x.asset)), ',' ORDER BY x.asset COLLATE "C") INTO owing
+    FROM (SELECT a.asset, trunc(-sum(b.balance) * max(c.scale)) AS amount
+          FROM ledger.daily_balances b JOIN ledger.accounts a USING (account_id) JOIN exchange.assets c ON c.asset = a.asset
+          WHERE b.close_date = day.close_date AND b.version = day.version AND a.liability_class = 'receivable' GROUP BY a.asset) x;
+    SELECT encode(sha256(convert_to('[' || coalesce(string_agg(format('{"gate":%s,"scope":%s,"verdict":"%s","waiver":%s}',
+        to_json(g.gate), to_json(g.scope), g.verdict, coalesce(to_json(g.waiver)::text, 'null')), ','
+        ORDER BY g.gate COLLATE "C", g.scope COLLATE "C"), '') || ']', 'UTF8')), 'hex') INTO verdicts
+    FROM recon.gates(day.close_date) g;
+    RETURN format('{"assets":[%s],"barrier_seq":%s,"books_sha256":"%s","close_date":"%s","exchange":%s,"other_liabilities":[%s],'
+        || '"policy_sha256":"%s","prev_checkpoint":%s,"receivables":[%s],"reserves":[%s],"reserves_root":"%s","seq":%s,'
+        || '"snapshot_at":"%s","snapshot_root":"%s","supersedes":%s,"v":"por/1","verdicts_sha256":"%s","version":%s}',
+        array_to_string(assets, ','), day.barrier_seq, day.books_sha256, to_char(day.close_date, 'YYYY-MM-DD'),
+        to_json((SELECT b.exchange FROM close.book b)), others, day.policy_sha256,
+        coalesce(to_json((SELECT s.checkpoint FROM close.seals s WHERE s.log_index = idx - 1))::text, 'null'), owing,
+        array_to_string(reserves, ','),
+        close.merkle_root((SELECT array_agg(convert_to(x, 'UTF8') ORDER BY n) FROM unnest(reserves) WITH ORDINALITY u (x, n))),
+        idx, to_char(day.cutoff_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
+        close.merkle_root((SELECT array_agg(convert_to(x, 'UTF8') ORDER BY n) FROM unnest(assets) WITH ORDINALITY u (x, n))),
+        coalesce((SELECT max(s.log_index) FROM close.seals s WHERE s.close_date = day.close_date)::text, 'null'),
+        verdicts, day.version);
+END $$;
+
+-- What a manifest says must be what the tables say; the names of the fields that are not.
 CREATE FUNCTION close.manifest_differs(s close.seals, day close.days) RETURNS text
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    m jsonb := s.manifest::jsonb;
+    holds text := close.expected_manifest(day, s.log_index);
     says text;
 BEGIN
-    SELECT string_agg(x.field, ', ') INTO says FROM (VALUES
-        ('v', m ->> 'v', 'por/1'),
-        ('exchange', m ->> 'exchange', (SELECT exchange FROM close.book)),
-        ('seq', m ->> 'seq', s.log_index::text),
-        ('close_date', m ->> 'close_date', s.close_date::text),
-        ('version', m ->> 'version', s.version::text),
-        ('barrier_seq', m ->> 'barrier_seq', day.barrier_seq::text),
-        ('books_sha256', m ->> 'books_sha256', day.books_sha256),
-        ('policy_sha256', m ->> 'policy_sha256', day.policy_sha256),
-        ('snapshot_root', m ->> 'snapshot_root', s.snapshot_root),
-        ('supersedes', m ->> 'supersedes', (SELECT max(log_index)::text FROM close.seals WHERE close_date = s.close_date)),
-        ('prev_checkpoint', m ->> 'prev_checkpoint', (SELECT checkpoint FROM close.seals WHERE log_index = s.log_index - 1)),
-        ('snapshot_at', m ->> 'snapshot_at', to_char(day.cutoff_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'))
-    ) x (field, said, holds) WHERE x.said IS DISTINCT FROM x.holds;
-    IF says IS NOT NULL THEN RETURN says; END IF;
-    SELECT string_agg(coalesce(a.asset, t.asset), ', ') INTO says
-    FROM (SELECT x ->> 'asset' AS asset, x ->> 'root' AS root, x ->> 'total' AS total, x ->> 'decimals' AS decimals, x ->> 'height' AS height
-          FROM jsonb_array_elements(m -> 'assets') x) a
-    FULL JOIN (
-        SELECT t.asset, t.root, trunc(t.total * c.scale)::text AS total, c.decimals::text, t.height::text,
-            trunc(k.closing * c.scale)::text AS control_total
-        FROM reserves.liability_trees t
-        JOIN exchange.assets c USING (asset)
-        LEFT JOIN ledger.control_totals k ON k.close_date = t.close_date AND k.version = t.version AND k.asset = t.asset
-            AND k.liability_class = 'customer'
-        WHERE t.close_date = s.close_date AND t.version = s.version AND t.books_sha256 = s.books_sha256 AND t.log_seq = s.log_index) t
-    ON a.asset = t.asset
-    WHERE (a.root, a.total, a.decimals, a.height) IS DISTINCT FROM (t.root, t.total, t.decimals, t.height)
-       OR a.total IS DISTINCT FROM t.control_total;
-    RETURN says;
+    IF s.snapshot_root IS DISTINCT FROM holds::jsonb ->> 'snapshot_root' THEN RETURN 'snapshot_root of the seal'; END IF;
+    IF s.manifest = holds THEN RETURN NULL; END IF;
+    IF NOT (s.manifest IS JSON OBJECT WITH UNIQUE KEYS) THEN RETURN 'its form: no JSON object with unique keys'; END IF;
+    SELECT string_agg(key, ', ' ORDER BY key) INTO says
+    FROM jsonb_each(s.manifest::jsonb) m FULL JOIN jsonb_each(holds::jsonb) h USING (key) WHERE m.value IS DISTINCT FROM h.value;
+    RETURN coalesce(says, 'its form: not canonical JSON');
 END $$;
 
 CREATE FUNCTION close.guard_seals() RETURNS trigger
@@ -172,6 +206,14 @@ BEGIN
         IF why IS NOT NULL THEN
             PERFORM close.refuse('CL007', format('%s cannot be sealed: %s', NEW.close_date, why), 'see the runbook of the gate in docs/runbooks');
         END IF;
+        -- Legs, trades, totals, snapshots and trees lie outside the books hash: they are judged again as they are now.
+        SELECT string_agg(format('%s was %s and is %s', g.gate, g.verdict, coalesce(j.verdict, 'unknown')), ', ') INTO why
+        FROM recon.gates(NEW.close_date) g CROSS JOIN LATERAL recon.gate(NEW.close_date, NEW.version, g.gate) j
+        WHERE j.verdict IS DISTINCT FROM g.verdict;
+        IF why IS NOT NULL THEN
+            PERFORM close.refuse('CL007', format('%s cannot be sealed: since it was judged, %s', NEW.close_date, why),
+                'rows changed under the verdict: find out who changed them, then close the day with --recapture');
+        END IF;
         IF NOT EXISTS (SELECT FROM reserves.log_entries WHERE log_index = NEW.log_index AND entry = convert_to(NEW.manifest, 'UTF8')) THEN
             PERFORM close.refuse('CL013', format('the manifest of %s is not entry %s of the log', NEW.close_date, NEW.log_index));
         END IF;
@@ -180,6 +222,11 @@ BEGIN
             PERFORM close.refuse('CL011', format('the manifest of %s differs from the tables in: %s', NEW.close_date, why),
                 'build the trees and the manifest again');
         END IF;
+    ELSIF NEW.manifest IS DISTINCT FROM format(
+        '{"barrier_seq":%s,"books_sha256":"%s","close_date":"%s","exchange":%s,"policy_sha256":"%s","v":"genesis/1","version":%s}',
+        day.barrier_seq, day.books_sha256, to_char(day.close_date, 'YYYY-MM-DD'), to_json((SELECT b.exchange FROM close.book b)),
+        day.policy_sha256, day.version) THEN
+        PERFORM close.refuse('CL011', format('the record of genesis %s differs from the tables', NEW.close_date));
     ELSIF (SELECT (recon.gate_debits_equal_credits(NEW.close_date, NEW.version)).verdict) <> 'pass' THEN
         PERFORM close.refuse('CL007', format('genesis %s does not balance', NEW.close_date));
     END IF;
@@ -190,12 +237,18 @@ BEGIN
 END $$;
 CREATE TRIGGER guard BEFORE INSERT ON close.seals FOR EACH ROW EXECUTE FUNCTION close.guard_seals();
 
--- After the seal only what describes it may be recorded: a sealed day's earlier runs stay as they are.
+-- A run keeps its key. After the seal only what follows it may be recorded: a sealed day's earlier runs stay as they are.
 CREATE FUNCTION close.guard_runs() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    IF NEW.step_name NOT IN ('seals', 'evidence_packs', 'inclusion_proofs', 'finance') AND EXISTS (
-        SELECT FROM close.days WHERE close_date = NEW.close_date AND (state = 'sealed' OR version <> NEW.version)) THEN
+    IF TG_OP = 'UPDATE' AND (OLD.close_date, OLD.step_name, OLD.version) IS DISTINCT FROM (NEW.close_date, NEW.step_name, NEW.version) THEN
+        PERFORM close.refuse('CL003', format('the run of %s %s cannot become one of %s %s', OLD.close_date, OLD.step_name,
+            NEW.close_date, NEW.step_name), 'a run keeps its date, step and version');
+    END IF;
+    -- The seal's own run is written once, in the seal's transaction.
+    IF NEW.step_name NOT IN ('evidence_packs', 'inclusion_proofs', 'finance')
+        AND (NEW.step_name <> 'seals' OR (TG_OP = 'UPDATE' AND OLD.status = 'succeeded'))
+        AND EXISTS (SELECT FROM close.days WHERE close_date = NEW.close_date AND (state = 'sealed' OR version <> NEW.version)) THEN
         PERFORM close.refuse('CL002', format('%s is sealed: step %s cannot run again', NEW.close_date, NEW.step_name),
             'a sealed day changes only by reopening it');
     END IF;

@@ -1,6 +1,6 @@
 -- Least privilege. Nobody but the owner writes partitions, balances, days, verdicts, waivers or policies.
 
-REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA close, ledger, recon, reserves FROM PUBLIC;
+REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA close, ledger, exchange, recon, reserves FROM PUBLIC;
 
 GRANT USAGE ON SCHEMA close, ledger, exchange, market, custody, chain, capture, positions, recon, accounts, reserves, events
     TO compline_app;

@@ -1,0 +1,113 @@
+"""Fixtures of every test: real servers in a home of the session's own, and what is left out unless asked for.
+
+What belongs here: servers, markers. What does not: fixtures of one subject: those go to `tests/fixtures/<subject>.py`,
+each of which is loaded as a plugin.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from pipelines.local.servers import ensure_servers, purge
+from pipelines.local.urls import Servers
+from pipelines.settings import Settings, load_settings
+
+pytest_plugins = [
+    f"tests.fixtures.{path.stem}"
+    for path in sorted((Path(__file__).parent / "fixtures").glob("*.py"))
+    if path.stem != "__init__"
+]
+
+ON_REQUEST = ("faults", "bench")
+CHROMIUM = Path("/usr/bin/chromium")
+PREFIX = "compline-test-"
+QUIET = {
+    "DO_NOT_TRACK": "1",
+    "DAGSTER_DISABLE_TELEMETRY": "1",
+    "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
+    "GX_ANALYTICS_ENABLED": "false",
+}
+
+
+def pytest_configure() -> None:
+    os.environ.update(QUIET)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what takes long, unless `-m` names it."""
+    asked = str(config.option.markexpr)
+    left_out = [marker for marker in ON_REQUEST if marker not in asked]
+    dropped = [item for item in items if any(item.get_closest_marker(marker) for marker in left_out)]
+    if dropped:
+        config.hook.pytest_deselected(items=dropped)
+        items[:] = [item for item in items if item not in dropped]
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("browser") and not CHROMIUM.exists():
+        reason = f"{CHROMIUM} is missing (Debian: apt-get install chromium)"
+        if os.environ.get("COMPLINE_REQUIRE_BROWSER") == "1":
+            pytest.fail(reason, pytrace=False)
+        pytest.skip(reason)
+
+
+@pytest.fixture
+def new_home() -> Iterator[Callable[[], Path]]:
+    """Makes homes for tests that start, break and stop servers of their own; all are purged."""
+    made: list[Path] = []
+
+    def make() -> Path:
+        made.append(_folder() / "home")
+        return made[-1]
+
+    yield make
+    for home in made:
+        purge(home)
+        shutil.rmtree(home.parent, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def home() -> Iterator[Path]:
+    """The session's home, which subprocesses find too: COMPLINE_HOME names it."""
+    _sweep()
+    folder = _folder()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COMPLINE_HOME", str(folder / "home"))
+        yield folder / "home"
+    purge(folder / "home")
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def settings(home: Path) -> Settings:
+    """The settings of the session: its home, and real servers where the environment names some."""
+    return load_settings(home=home)
+
+
+@pytest.fixture(scope="session")
+def servers(settings: Settings) -> Servers:
+    """Running servers with every role, and the default book's empty database: nothing is migrated."""
+    return ensure_servers(settings, talk=lambda line: None)
+
+
+def _folder() -> Path:
+    """A folder that the server's user can enter, named after this process so that a killed run's can be swept."""
+    folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-"))
+    folder.chmod(0o755)
+    return folder
+
+
+def _sweep() -> None:
+    """End the servers of test runs that were killed."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        pid = folder.name.removeprefix(PREFIX).split("-")[0]
+        if pid.isdigit() and not psutil.pid_exists(int(pid)) and os.access(folder, os.W_OK):
+            purge(folder / "home")
+            shutil.rmtree(folder, ignore_errors=True)
