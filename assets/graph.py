@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import dagster as dg
 
-from assets import capture, ledger, recon, reserves, seal, snapshots
+from assets import capture, ledger, lifecycle, positions, recon, reserves, seal, snapshots
 
-STAGES = (capture, ledger, snapshots, recon, reserves, seal)
+STAGES = (capture, ledger, positions, snapshots, recon, lifecycle, reserves, seal)
 
 
 def build_assets(partitions: dg.PartitionsDefinition) -> list[dg.AssetsDefinition]:

@@ -62,13 +62,11 @@ class DayReport:
 
     @property
     def exit_code(self) -> int:
-        """0 sealed, 1 something does not hold, 2 something could not be checked."""
-        if self.state == "sealed":
-            return 0
-        failed = any(run.status == "failed" for run in self.steps.values()) or any(
-            g.verdict == "fail" for g in self.gates
-        )
-        return 1 if failed else 2
+        """0 sealed and told, 1 something does not hold, 2 something could not be checked."""
+        statuses = {run.status for run in self.steps.values()}
+        if "failed" in statuses or any(g.verdict == "fail" and not g.stands for g in self.gates):
+            return 1
+        return 0 if self.state == "sealed" and "unknown" not in statuses else 2
 
 
 def report_of(opened: OpenBook, day: date) -> DayReport | None:
@@ -105,11 +103,19 @@ def report_of(opened: OpenBook, day: date) -> DayReport | None:
         )
 
 
-def evidence_is_there(opened: OpenBook, report: DayReport) -> bool:
-    """Whether the evidence folder of a sealed day is on this machine, and its last step succeeded."""
+AFTER_SEAL = ("evidence_packs", "finance")
+"""Steps that follow the seal; a sealed day is done when they have succeeded too."""
+
+
+def is_done(opened: OpenBook, report: DayReport) -> bool:
+    """Whether nothing is left to do for a day: sealed, its marts built, its evidence on this machine."""
     folder = opened.files.evidence_dir / opened.book.name / f"{report.close_date}-v{report.version}"
-    run = report.steps.get("evidence_packs")
-    return run is not None and run.status == "succeeded" and (folder / "manifest.json").exists()
+    after = [report.steps.get(name) for name in AFTER_SEAL]
+    return (
+        report.state == "sealed"
+        and all(run is not None and run.status == "succeeded" for run in after)
+        and (folder / "manifest.json").exists()
+    )
 
 
 class Closer:
@@ -205,6 +211,11 @@ def publish(opened: OpenBook, talk: Talk) -> int:
     except ComplineError as error:
         talk(f"events wait in the outbox: {error}")
         return 0
+
+
+def is_step(name: str) -> bool:
+    """Whether a part of a closer's split is one step of a date (`2026-03-02 close__cutoff`), not the whole of it."""
+    return name[:1].isdigit() and " " in name
 
 
 def dates_between(first: date, last: date) -> Iterator[date]:

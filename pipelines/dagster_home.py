@@ -31,6 +31,8 @@ run_retries:
   enabled: false
 telemetry:
   enabled: false
+nux:
+  enabled: false
 """
 QUIET = {
     "DAGSTER_DISABLE_TELEMETRY": "1",

@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import dagster as dg
-from assets.finance.dbt_assets import build_dbt_assets
-from checks.build import build_checks
 
+from assets.finance.dbt_assets import build_dbt_assets
 from assets.graph import build_assets
+from checks.build import build_checks
 from engine.errors import ConfigError
 from pipelines.books import BookFiles, read_card
 from pipelines.jobs import close_job, close_schedule
@@ -47,7 +47,7 @@ def build_defs(
         raise ConfigError(f"there is no book {book} below {chosen.home}", next_step="compline demo")
     rule = card.policy.cutoff_rule
     partitions = partitions_of(card.book.first_day, rule)
-    job = close_job(partitions)
+    job = close_job()
     return dg.Definitions(
         assets=[*build_assets(partitions), *build_dbt_assets(partitions)],
         asset_checks=build_checks(partitions),

@@ -17,12 +17,11 @@ JOB_NAME = "daily_close_job"
 BOOK_TAG = "compline/book"
 
 
-def close_job(partitions: dg.PartitionsDefinition) -> dg.UnresolvedAssetJobDefinition:
+def close_job() -> dg.UnresolvedAssetJobDefinition:
     """Everything that closes one date, checks included."""
     return dg.define_asset_job(
         JOB_NAME,
         selection=dg.AssetSelection.all(),
-        partitions_def=partitions,
         description="Closes one date: one partition, one run.",
     )
 

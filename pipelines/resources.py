@@ -107,6 +107,7 @@ class FinanceDatabase:
     Attributes:
         password: secret, not in the repr.
         home: where the prepared manifest is kept.
+        options: further connection parameters, such as sslmode.
     """
 
     host: str
@@ -115,6 +116,7 @@ class FinanceDatabase:
     password: str = field(repr=False)
     database: str
     home: Path
+    options: tuple[tuple[str, str], ...] = ()
 
 
 def close_resource(settings: Settings, book: str) -> dg.ResourceDefinition:
@@ -138,6 +140,8 @@ def finance_resource(settings: Settings, book: str) -> dg.ResourceDefinition:
     @dg.resource(description="dbt's login on the book's database.")
     def finance_db(context: dg.InitResourceContext) -> FinanceDatabase:
         dbt = open_book(settings, book, talk=lambda line: None).servers.dbt
-        return FinanceDatabase(dbt.host, int(dbt.port), dbt.user, dbt.password, dbt.database, settings.home)
+        return FinanceDatabase(
+            dbt.host, int(dbt.port), dbt.user, dbt.password, dbt.database, settings.home, dbt.options
+        )
 
     return finance_db

@@ -13,7 +13,6 @@ import dagster as dg
 from engine.clock import parse_close_date
 from engine.errors import ComplineError
 from engine.events.relay import relay
-from engine.steps.context import Step
 from engine.steps.plan import STEPS
 from engine.steps.runner import event_key
 from engine.store import runs
@@ -23,7 +22,7 @@ from pipelines.jobs import BOOK_TAG
 from pipelines.settings import Settings
 
 PARTITION_TAG = "dagster/partition"
-_BY_NAME = {step.name: step for step in STEPS}
+_STAGES = {step.name: step.event_stage for step in STEPS} | {"finance": "finance"}
 
 
 def book_of(run: dg.DagsterRun) -> str | None:
@@ -34,16 +33,22 @@ def book_of(run: dg.DagsterRun) -> str | None:
     return origin.repository_origin.code_location_origin.location_name if origin else None
 
 
+def _step_of(key: dg.AssetKey) -> str:
+    """The step that a check's asset definition runs; all marts are one step."""
+    return "finance" if key.path[0] == "finance" else key.path[-1]
+
+
 def build_sensors(settings: Settings, book: str) -> list[dg.SensorDefinition]:
     """The sensors of a code location."""
 
-    def tell(run: dg.DagsterRun, step: Step, what: str) -> None:
+    def tell(run: dg.DagsterRun, name: str, what: str) -> None:
         day = parse_close_date(run.tags.get(PARTITION_TAG, ""))
-        subject = f"eod.{step.event_stage}.failed"
-        payload = {"book": book, "close_date": str(day), "step": step.name, "run_id": run.run_id, "detail": what[:2000]}
+        step = name if name in _STAGES else "cutoff"
+        subject = f"eod.{_STAGES[step]}.failed"
+        payload = {"book": book, "close_date": str(day), "step": step, "run_id": run.run_id, "detail": what[:2000]}
         opened = open_book(settings, book, talk=lambda line: None)
         with closing(connect(opened.url)) as connection, typed_errors(), connection.transaction():
-            runs.put_event(connection, event_key(subject, day, step.name, run.run_id), subject, payload)
+            runs.put_event(connection, event_key(subject, day, step, run.run_id), subject, payload)
 
     @dg.run_failure_sensor(
         name="run_failed",
@@ -57,7 +62,7 @@ def build_sensors(settings: Settings, book: str) -> list[dg.SensorDefinition]:
             return
         failed = [event.step_key or "" for event in context.get_step_failure_events()]
         names = [key.split("__")[-1] for key in failed] or ["cutoff"]
-        tell(run, _BY_NAME.get(names[0], _BY_NAME["cutoff"]), context.failure_event.message or "the run failed")
+        tell(run, names[0], context.failure_event.message or "the run failed")
 
     @dg.sensor(
         name="check_failed",
@@ -84,8 +89,7 @@ def build_sensors(settings: Settings, book: str) -> list[dg.SensorDefinition]:
                 and PARTITION_TAG in run.tags
                 and book_of(run) == book
             ):
-                step = _BY_NAME.get(evaluation.asset_key.path[-1], _BY_NAME["cutoff"])
-                tell(run, step, f"check {evaluation.check_name} did not pass")
+                tell(run, _step_of(evaluation.asset_key), f"check {evaluation.check_name} did not pass")
                 told += 1
             context.update_cursor(str(record.storage_id))
         return dg.SkipReason(f"{told} failed checks told, {len(found)} read")

@@ -108,6 +108,9 @@ class DemoFlow:
             for one in MARKETS:
                 at_us += rng.randint(1, _SECOND)
                 self._requote(number, one.command, at_us)
+            if number == 0:
+                # What other markets are quoted in has a price before they trade.
+                self._certain_trade(MARKETS[0].command, at_us, None)
 
     def _day(self, start_us: int, end_us: int) -> Iterator[None]:
         rng = self.random

@@ -6,6 +6,8 @@ What does not: the sums and the hash themselves (the database computes both, see
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from engine.close.policy import DEBITS_EQUAL_CREDITS, FEE_CLEARING_SWEPT, MARKS_FRESH
 from engine.steps.context import FAIL, PASS, UNKNOWN, Inputs, Step, StepContext, StepOutput
 from engine.store import days, moves, runs
@@ -16,9 +18,13 @@ _BEFORE = ("cutoff", "engine_balances", "mark_prices", "fee_accruals")
 
 
 def inputs(connection: Connection, context: StepContext, day: Day) -> Inputs:
-    """What the steps before wrote."""
+    """What the steps before wrote, and the books that the day rolls forward from."""
     done = runs.of_day(connection, context.close_date, day.version)
-    return {name: done[name].output_digest if name in done else None for name in _BEFORE}
+    before = days.read(connection, context.close_date - timedelta(days=1))
+    return {
+        "opening_books_sha256": before.books_sha256 if before else None,
+        **{name: done[name].output_digest if name in done else None for name in _BEFORE},
+    }
 
 
 def write(connection: Connection, context: StepContext, day: Day) -> StepOutput:

@@ -59,8 +59,8 @@ def prepare(connection: Connection, context: StepContext) -> None:
     if day is not None and day.state not in ("open", "reopened"):
         return
     _require_journal(context)
-    genesis.ensure_sealed(connection, context)
     barrier = _barrier(context)
+    genesis.ensure_sealed(connection, context)
     settle(connection, context.journal_dir, barrier.seq)
 
 

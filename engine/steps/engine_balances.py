@@ -6,7 +6,7 @@ What does not: comparing it with the ledger (see `engine_vs_ledger`).
 
 from __future__ import annotations
 
-from engine.errors import UncheckedError
+from engine.errors import InputError, UncheckedError
 from engine.exchange.engine import ExchangeEngine
 from engine.exchange.history import state_at_cutoff
 from engine.exchange.snapshot import engine_state_hash
@@ -49,9 +49,14 @@ def write(connection: Connection, context: StepContext, day: Day) -> StepOutput:
     """Capture the engine's balances at the barrier.
 
     Raises:
-        UncheckedError: the journal on disk has another barrier than the day.
+        UncheckedError: the journal cannot be read, or has another barrier than the day.
     """
-    engine = state_at_cutoff(context.journal_dir, context.close_date)
+    try:
+        engine = state_at_cutoff(context.journal_dir, context.close_date)
+    except InputError as error:
+        raise UncheckedError(
+            error.what, rule="a source that cannot be read is UNKNOWN, never passed", next_step=error.next_step
+        ) from error
     if engine.last_seq != day.barrier_seq:
         raise UncheckedError(
             f"the journal cuts {context.close_date} off at {engine.last_seq}, the day at {day.barrier_seq}",

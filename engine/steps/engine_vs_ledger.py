@@ -25,11 +25,14 @@ def write(connection: Connection, context: StepContext, day: Day) -> StepOutput:
     verdict = days.judge(connection, context.close_date, ENGINE_VS_LEDGER, context.epoch)
     breaks = open_breaks(connection, context.close_date, ENGINE_VS_LEDGER)
     facts = [one.as_dict() for one in breaks]
+    gates = {g.gate: g for g in days.gates(connection, context.close_date)}
+    waiver = gates[ENGINE_VS_LEDGER].waiver
     return StepOutput(
         len(breaks),
         sha256_jcs({"books_sha256": day.books_sha256, "breaks": facts, "verdict": verdict}),
-        {"verdict": verdict, "breaks": facts[:20], "break_count": len(breaks)},
-        verdict,
+        {"verdict": verdict, "waiver": waiver, "breaks": facts[:20], "break_count": len(breaks)},
+        # The verdict stays what it is; under a waiver the run goes on, and the seal asks again.
+        verdict if waiver is None else None,
     )
 
 

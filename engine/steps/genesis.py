@@ -38,7 +38,7 @@ def ensure_sealed(connection: Connection, context: StepContext) -> None:
     settle(connection, context.journal_dir, cut.seq)
     with (
         CloseLease(context.url, zero, context.run_id, context.policy.lease_ttl_s) as lease,
-        closing(connect(context.url)) as own,
+        closing(connect(context.url, limit_s=context.policy.step_timeout_s)) as own,
         own.transaction(),
     ):
         moves.cut_off(own, zero, lease.epoch, cut.seq, from_us(cut.ts_us))

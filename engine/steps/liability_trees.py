@@ -6,10 +6,13 @@ What does not: the format (see `engine.reserves`).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from engine.canonical import sha256_jcs
 from engine.clock import iso_s
 from engine.close.policy import TREES_EQUAL_CONTROL_TOTALS
 from engine.errors import GateError
+from engine.reserves.entries import AssetEntry
 from engine.reserves.header import Header
 from engine.reserves.keys import KeyRing
 from engine.reserves.tree import TreePolicy, build_asset_tree
@@ -17,7 +20,7 @@ from engine.steps.context import Inputs, Step, StepContext, StepOutput
 from engine.store import days, log
 from engine.store.connect import Connection
 from engine.store.days import Day
-from engine.store.trees import TreeRow, control_totals, customer_totals, replace_trees
+from engine.store.trees import TreeRow, control_totals, customer_totals, read_entries, replace_trees
 
 
 def header_of(context: StepContext, day: Day, seq: int) -> Header:
@@ -82,18 +85,28 @@ def write(connection: Connection, context: StepContext, day: Day) -> StepOutput:
         rows.append(TreeRow(tree.entry, len(held.get(asset, []))))
     replace_trees(connection, header, context.epoch, rows)
     verdict = days.judge(connection, context.close_date, TREES_EQUAL_CONTROL_TOTALS, context.epoch)
-    entries = [row.entry.as_dict() for row in rows]
     return StepOutput(
         len(rows),
-        sha256_jcs({"ctx": header.ctx.hex(), "entries": entries}),
-        {"trees": [{**entry, "accounts": row.accounts} for entry, row in zip(entries, rows, strict=True)]},
+        entries_digest(header, [row.entry for row in rows]),
+        {"trees": [{**row.entry.as_dict(), "accounts": row.accounts} for row in rows]},
         verdict,
     )
 
 
+def entries_digest(header: Header, entries: Iterable[AssetEntry]) -> str:
+    """Hex digest of a day's entries: the database can add totals up, but only this run knows the roots it built."""
+    ordered = sorted(entries, key=lambda entry: entry.asset)
+    return sha256_jcs({"ctx": header.ctx.hex(), "entries": [entry.as_dict() for entry in ordered]})
+
+
 def still_valid(connection: Connection, context: StepContext, day: Day, output: str | None) -> bool:
-    """Trees stand while their gate does."""
-    return any(g.gate == TREES_EQUAL_CONTROL_TOTALS and g.stands for g in days.gates(connection, context.close_date))
+    """Trees stand while their gate does and their rows are those that were built."""
+    if day.state != "reconciled":
+        return False
+    header = header_of(context, day, log.ManifestLog(connection).get_size())
+    return entries_digest(header, read_entries(connection, header)) == output and any(
+        g.gate == TREES_EQUAL_CONTROL_TOTALS and g.stands for g in days.gates(connection, context.close_date)
+    )
 
 
 STEP = Step(

@@ -14,8 +14,10 @@ from engine.steps import (
     fee_accruals,
     liability_trees,
     mark_prices,
+    screening_hits,
     seals,
     user_balance_snapshots,
+    volume_30d,
 )
 from engine.steps.context import Step, StepContext, StepResult
 from engine.steps.runner import run_step
@@ -26,8 +28,10 @@ STEPS: tuple[Step, ...] = (
     mark_prices.STEP,
     fee_accruals.STEP,
     control_totals.STEP,
+    volume_30d.STEP,
     user_balance_snapshots.STEP,
     engine_vs_ledger.STEP,
+    screening_hits.STEP,
     liability_trees.STEP,
     seals.STEP,
     evidence_packs.STEP,

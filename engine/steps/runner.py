@@ -13,7 +13,7 @@ from typing import Any
 from engine import clock
 from engine.canonical import sha256_jcs
 from engine.clock import CloseDate
-from engine.errors import ComplineError, GateError, StaleEpochError, UncheckedError
+from engine.errors import ComplineError, GateError, StaleEpochError, StepTimeoutError, UncheckedError
 from engine.steps.context import FAIL, UNKNOWN, Step, StepContext, StepOutput, StepResult
 from engine.store import days, moves, runs
 from engine.store.connect import Connection, connect, typed_errors
@@ -35,8 +35,12 @@ def run_step(step: Step, context: StepContext) -> StepResult:
     started = clock.now()
     what = f"step {step.name} of {context.close_date}"
     try:
-        with typed_errors(), closing(connect(context.url, application=f"compline {step.name}")) as connection:
-            limit_s = context.policy.step_timeout_s
+        limit_s = context.policy.step_timeout_s
+        # The limit is the session's: what `prepare` commits on its own, such as settlement, must not hang either.
+        with (
+            typed_errors(),
+            closing(connect(context.url, application=f"compline {step.name}", limit_s=limit_s)) as connection,
+        ):
             with deadline(connection, limit_s, what):
                 if step.prepare is not None:
                     step.prepare(connection, context)
@@ -174,7 +178,7 @@ def event_key(subject: str, close_date: CloseDate, step: str, key: str) -> str:
 
 def _record_failure(step: Step, context: StepContext, started: datetime, failure: ComplineError) -> None:
     """Leave the failure in `close.eod_runs` and the outbox; a database that is away cannot be told."""
-    status = "unknown" if isinstance(failure, UncheckedError) else "failed"
+    status = "unknown" if isinstance(failure, UncheckedError | StepTimeoutError) else "failed"
     with (
         suppress(ComplineError),
         typed_errors(),

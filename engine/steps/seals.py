@@ -14,9 +14,10 @@ from engine.reserves.checkpoint import sign_checkpoint
 from engine.reserves.entries import GateVerdict, verdicts_sha256
 from engine.reserves.header import Header
 from engine.reserves.manifest import SignedManifest, build_manifest, parse_manifest, sign_manifest
+from engine.steps import liability_trees
 from engine.steps.context import Inputs, Step, StepContext, StepOutput
-from engine.steps.liability_trees import header_of
-from engine.store import days, log, seals, trees
+from engine.steps.liability_trees import entries_digest, header_of
+from engine.store import days, log, runs, seals, trees
 from engine.store.connect import Connection
 from engine.store.days import Day
 
@@ -76,6 +77,13 @@ def _signed_manifest(connection: Connection, context: StepContext, header: Heade
             f"{day} has no trees for log index {header.seq}",
             rule="the manifest's trees are built for its own place in the log",
             next_step="run reserves/liability_trees of this date again",
+        )
+    built = runs.read(connection, day, liability_trees.STEP.name, version)
+    if built is None or built.output_digest != entries_digest(header, entries):
+        raise GateError(
+            f"the trees of {day} are not those that step {liability_trees.STEP.name} built",
+            rule="the manifest commits to the roots that were built from the day's snapshot",
+            next_step=f"find out who changed reserves.liability_trees, then: compline close run {day}",
         )
     manifest = build_manifest(
         header,

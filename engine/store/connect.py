@@ -42,13 +42,16 @@ _BY_STATE: dict[str, type[ComplineError]] = {
 }
 
 
-def connect(url: str, *, autocommit: bool = False, application: str = "compline") -> psycopg.Connection:
+def connect(
+    url: str, *, autocommit: bool = False, application: str = "compline", limit_s: int = 0
+) -> psycopg.Connection:
     """Open a connection to a book.
 
     Args:
         url: `postgresql://…`.
         autocommit: one statement, one transaction.
         application: the name that `pg_stat_activity` shows.
+        limit_s: seconds after which Postgres ends any transaction of it, idle or running; 0 for no limit.
 
     Raises:
         UncheckedError: the server does not answer.
@@ -59,7 +62,8 @@ def connect(url: str, *, autocommit: bool = False, application: str = "compline"
             autocommit=autocommit,
             application_name=application,
             connect_timeout=10,
-            options="-c timezone=UTC -c client_connection_check_interval=1000 -c jit=off",
+            options="-c timezone=UTC -c client_connection_check_interval=1000 -c jit=off"
+            f" -c transaction_timeout={limit_s}s",
         )
     except psycopg.OperationalError as error:
         raise unreachable(error) from None

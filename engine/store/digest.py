@@ -24,6 +24,8 @@ _PARTS: dict[str, str] = {
     "marks": "SELECT close_date, version, asset, trim_scale(price), source, close.iso_us(at) FROM market.mark_prices",
     "snapshots": "SELECT close_date, version, account, asset, encode(row_hash, 'hex')"
     " FROM close.user_balance_snapshots",
+    "volumes": "SELECT close_date, version, user_id, trim_scale(day_volume), trim_scale(volume)"
+    " FROM positions.volume_30d",
     "verdicts": "SELECT v.close_date, v.version, v.gate, v.scope, v.verdict FROM recon.verdicts v"
     " JOIN close.days y USING (close_date, version, books_sha256)",
     "breaks": "SELECT gate, subject, asset, first_date, last_date, trim_scale(difference), state FROM recon.breaks",

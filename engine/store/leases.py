@@ -48,6 +48,7 @@ class CloseLease:
         self.ttl_s = ttl_s
         self.wait_s = wait_s
         self.epoch = 0
+        self._alone = False
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._connection: psycopg.Connection | None = None
@@ -90,14 +91,19 @@ class CloseLease:
 
     def _try(self, connection: psycopg.Connection) -> int | None:
         """Take the lease if it can be had now; the epoch, or None."""
-        row = connection.execute(
-            "SELECT pg_try_advisory_lock(hashtext('close.lease'), hashtext(%s))", (str(self.close_date),)
-        ).fetchone()
-        alone = bool(row and row[0])
+        self._lock(connection)
         got = connection.execute(
-            "SELECT close.take_lease(%s, %s, %s, %s)", (self.close_date, self.holder, self.ttl_s, alone)
+            "SELECT close.take_lease(%s, %s, %s, %s)", (self.close_date, self.holder, self.ttl_s, self._alone)
         ).fetchone()
         return int(got[0]) if got and got[0] is not None else None
+
+    def _lock(self, connection: psycopg.Connection) -> None:
+        """Hold the session lock, once it can be had: it is taken once a session, however often this is called."""
+        if not self._alone:
+            row = connection.execute(
+                "SELECT pg_try_advisory_lock(hashtext('close.lease'), hashtext(%s))", (str(self.close_date),)
+            ).fetchone()
+            self._alone = bool(row and row[0])
 
     def _held_by(self, connection: psycopg.Connection) -> LeaseHeldError:
         row = connection.execute(
@@ -114,6 +120,8 @@ class CloseLease:
         assert self._connection is not None
         while not self._stop.wait(self.ttl_s / 3):
             try:
+                # A holder that took over from a paused one: without the lock the next closer would think it dead.
+                self._lock(self._connection)
                 self._connection.execute(
                     "SELECT close.renew_lease(%s, %s, %s, %s)", (self.close_date, self.holder, self.epoch, self.ttl_s)
                 )

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from fractions import Fraction
+from itertools import pairwise
 
 import psycopg
 
@@ -72,6 +73,12 @@ class Settler:
         fresh = [event for event in events if event.engine_seq > cursor[0]]
         if not fresh:
             return Settled(last_seq=int(cursor[0]))
+        if any(a.engine_seq > b.engine_seq for a, b in pairwise(fresh)):
+            raise LedgerRefusedError(
+                f"events of sequences {fresh[0].engine_seq} to {fresh[-1].engine_seq} are not in the engine's order",
+                rule="events settle in sequence order: one that comes later would be taken for settled",
+                next_step="read them from the engine's journal",
+            )
         self._register(connection, fresh)
         self._open_days(connection, fresh)
         done = self._post(connection, fresh)
@@ -201,7 +208,21 @@ class Settler:
                 "SELECT asset, engine_id, decimals FROM exchange.assets",
                 [(a.symbol, a.asset, a.decimals) for a in assets],
             ),
-            ("SELECT market, engine_id FROM exchange.markets", [(m.symbol, m.market) for m in markets]),
+            (
+                "SELECT market, engine_id, base, quote, base_units_per_lot, quote_units_per_tick_lot"
+                " FROM exchange.markets",
+                [
+                    (
+                        m.symbol,
+                        m.market,
+                        self.registry.assets[m.base].symbol,
+                        self.registry.assets[m.quote].symbol,
+                        m.base_units_per_lot,
+                        m.quote_units_per_tick_lot,
+                    )
+                    for m in markets
+                ],
+            ),
         ]
         for query, listed in wanted:
             there = set(connection.execute(query.encode()).fetchall()) if listed else set()

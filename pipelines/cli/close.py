@@ -20,7 +20,7 @@ from pipelines.books import OpenBook
 from pipelines.cli.day_table import day_json, put_days
 from pipelines.cli.options import BookName, DryRun, Json, opened
 from pipelines.cli.output import errors, put_json, put_table, talk
-from pipelines.closing import Closer, DayReport, dates_between, evidence_is_there, publish, report_of
+from pipelines.closing import Closer, DayReport, dates_between, is_done, publish, report_of
 
 app = typer.Typer(help="Close dates, and see how they stand.", no_args_is_help=True)
 
@@ -65,7 +65,7 @@ def close_dates(
     try:
         for day in wanted:
             there = report_of(book, day)
-            if there is not None and there.state == "sealed" and evidence_is_there(book, there):
+            if there is not None and is_done(book, there):
                 talk(f"{day} is sealed: nothing to do")
                 reports.append(there)
                 continue
@@ -106,16 +106,14 @@ def _finish(
 
 
 def _explain(report: DayReport) -> None:
-    """Why a date is not sealed: breaks by user, gates, failed steps."""
-    if report.state == "sealed":
-        return
+    """Why a date is not done: breaks by user, gates, failed steps."""
     for gate in report.gates:
-        for shown in gate.detail.get("shown", []):
+        for shown in gate.detail.get("shown", []) if not gate.stands else []:
             talk(
                 f"{report.close_date} {gate.gate}: {shown['account']} has {shown['engine']} {shown['asset']}"
                 f" in the engine, {shown['ledger']} in the ledger: {shown['difference']}"
             )
-        if gate.verdict == "fail":
+        if gate.verdict == "fail" and not gate.stands:
             talk(f"{report.close_date} gate {gate.gate} failed: docs/runbooks/{gate.gate}.md")
     for run in report.steps.values():
         if run.error:

@@ -6,11 +6,14 @@ What belongs here: the commands. What does not: starting a server (see `pipeline
 from __future__ import annotations
 
 import os
+import signal
+import socket
 import sys
 from typing import Annotated
 
 import typer
 
+from engine.errors import UsageError
 from engine.store import migrate
 from engine.store.connect import typed_errors
 from pipelines import dagster_home
@@ -74,6 +77,7 @@ def dev(
 ) -> None:
     """Open the Dagster UI with its daemon, one code location a book; Ctrl-C ends it."""
     with errors():
+        _require_free(port)
         settings = settings_of(book)
         servers = ensure_servers(settings, talk=talk)
         folder = dagster_home.prepare(settings, servers)
@@ -82,6 +86,25 @@ def dev(
         workspace = dagster_home.write_workspace(settings, folder)
         talk(f"Dagster UI on http://127.0.0.1:{port}")
     sys.stdout.flush()
+    # A shell starts background jobs with SIGINT ignored, which a program would inherit and never end.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(repo_root())
     program = os.path.join(os.path.dirname(sys.executable), "dagster")
     os.execv(program, [program, "dev", "-w", str(workspace), "-h", "127.0.0.1", "-p", str(port)])
+
+
+def _require_free(port: int) -> None:
+    """Refuse a port that something listens on.
+
+    Raises:
+        UsageError: it is taken.
+    """
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise UsageError(
+                f"port {port} of 127.0.0.1 cannot be used: {error.strerror}",
+                next_step="end what listens there, or choose another: make dev ARGS='--port 3001'",
+            ) from None

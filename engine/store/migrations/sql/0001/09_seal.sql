@@ -217,6 +217,11 @@ BEGIN
         IF NOT EXISTS (SELECT FROM reserves.log_entries WHERE log_index = NEW.log_index AND entry = convert_to(NEW.manifest, 'UTF8')) THEN
             PERFORM close.refuse('CL013', format('the manifest of %s is not entry %s of the log', NEW.close_date, NEW.log_index));
         END IF;
+        IF NOT starts_with(NEW.checkpoint, (SELECT exchange FROM close.book) || '/por' || E'\n' || NEW.log_index + 1 || E'\n'
+            || encode(decode(close.merkle_root((SELECT array_agg(entry ORDER BY log_index) FROM reserves.log_entries)), 'hex'), 'base64')
+            || E'\n\n') THEN
+            PERFORM close.refuse('CL013', format('the checkpoint of %s is not of the log that ends with its manifest', NEW.close_date));
+        END IF;
         why := close.manifest_differs(NEW, day);
         IF why IS NOT NULL THEN
             PERFORM close.refuse('CL011', format('the manifest of %s differs from the tables in: %s', NEW.close_date, why),

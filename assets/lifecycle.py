@@ -1,0 +1,34 @@
+"""Stage lifecycle: what a day's end does to accounts.
+
+What belongs here: the definitions of this stage. What does not: the steps (see `engine.steps`).
+"""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from assets.step_asset import step_asset
+from engine.steps import screening_hits
+
+GROUP = "lifecycle"
+
+
+def build(partitions: dg.PartitionsDefinition) -> list[dg.AssetsDefinition]:
+    """The definitions of the stage."""
+    return [
+        step_asset(
+            screening_hits.STEP,
+            key=("accounts", "screening_hits"),
+            group=GROUP,
+            description="One row per user on a sanctions list: the list's version and the hold it opened.",
+            partitions=partitions,
+            columns=[
+                ("close_date", "date"),
+                ("user_id", "bigint"),
+                ("list_version", "text"),
+                ("entry", "text"),
+                ("hold_id", "bigint"),
+            ],
+            deps=[("recon", "engine_vs_ledger")],
+        )
+    ]

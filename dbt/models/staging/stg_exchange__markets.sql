@@ -1,0 +1,9 @@
+with source as (
+    select
+        market,
+        base,
+        quote
+    from {{ source('exchange', 'markets') }}
+)
+
+select * from source
