@@ -20,6 +20,7 @@ from engine.errors import ConfigError, UncheckedError
 from engine.store import books, migrate
 from engine.store.books import Book
 from engine.store.connect import connect, typed_errors
+from pipelines.local import nats
 from pipelines.local.servers import ensure_servers
 from pipelines.local.urls import Servers, resolve_servers
 from pipelines.settings import Settings, check_book
@@ -200,6 +201,9 @@ def open_book(settings: Settings, name: str, *, talk: Talk, start: bool = True) 
     if start and settings.embedded_postgres:
         servers = ensure_servers(settings, talk=talk, book=name)
     else:
+        # A real server's roles and databases are made by `up` and the commands that make a book, not by every look.
+        if start and settings.nats_url is None:
+            nats.ensure_nats(settings.home, talk=talk, port=settings.nats_port)
         servers = resolve_servers(settings, name)
     with closing(connect(servers.app.dsn())) as connection, typed_errors():
         migrate.require_current(connection)

@@ -40,13 +40,13 @@ def run_step(step: Step, context: StepContext) -> StepResult:
         with (
             typed_errors(),
             closing(connect(context.url, application=f"compline {step.name}", limit_s=limit_s)) as connection,
+            deadline(connection, limit_s, what),
         ):
-            with deadline(connection, limit_s, what):
-                if step.prepare is not None:
-                    step.prepare(connection, context)
-                with connection.transaction():
-                    moves.limit(connection, limit_s)
-                    return _in_transaction(connection, step, context, started)
+            if step.prepare is not None:
+                step.prepare(connection, context)
+            with connection.transaction():
+                moves.limit(connection, limit_s)
+                return _in_transaction(connection, step, context, started)
     except StaleEpochError:
         raise
     except ComplineError as failure:

@@ -15,6 +15,7 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 
 from engine.errors import ConfigError
+from engine.store.connect import translate
 
 HERE = Path(__file__).parent / "migrations"
 LOCK_KEY = 0x636F6D706C696E65  # "compline"
@@ -52,6 +53,9 @@ def upgrade(admin_url: str, revision: str = "head") -> str:
 
     Returns:
         The revision that the database is at afterwards.
+
+    Raises:
+        UncheckedError: the server does not answer, or its disk is full.
     """
     url = sa.make_url(admin_url).set(drivername="postgresql+psycopg")
     engine = sa.create_engine(url, poolclass=sa.NullPool)
@@ -68,6 +72,10 @@ def upgrade(admin_url: str, revision: str = "head") -> str:
             at: object = connection.execute(sa.text("SELECT version_num FROM public.alembic_version")).scalar_one()
             connection.commit()
             return str(at)
+    except sa.exc.DBAPIError as error:
+        if isinstance(error.orig, psycopg.Error):
+            raise translate(error.orig) from error
+        raise
     finally:
         engine.dispose()
 

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from engine.errors import ComplineError
+from engine.errors import ComplineError, UncheckedError
 
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 out = Console(highlight=False, soft_wrap=True)
@@ -81,8 +81,16 @@ def fail(error: ComplineError, *, as_json: bool = False) -> typer.Exit:
 
 @contextmanager
 def errors(*, as_json: bool = False) -> Iterator[None]:
-    """Typed errors inside become exit codes; anything else is a defect and keeps its trace."""
+    """Typed errors inside become exit codes, the machine's refusals are UNKNOWN; the rest is a defect with a trace."""
     try:
         yield
     except ComplineError as error:
         raise fail(error, as_json=as_json) from None
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        refused = UncheckedError(
+            f"{where}{error.strerror or error}",
+            rule="what the machine refused was not done",
+            next_step="make room or rights there and run the command again",
+        )
+        raise fail(refused, as_json=as_json) from None
