@@ -7,6 +7,8 @@ What does not: refusals of the database itself (`engine.errors`).
 from __future__ import annotations
 
 import errno
+import os
+import shutil
 from pathlib import Path
 
 from engine.errors import ConfigError, UncheckedError
@@ -45,7 +47,9 @@ def from_os_error(error: OSError, path: Path) -> LocalServerError:
         path: the file or folder at hand, used where the error names none.
     """
     named = Path(error.filename) if isinstance(error.filename, str) else path
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    # A copied tree gathers its files' refusals as text, without a number.
+    full = isinstance(error, shutil.Error) and os.strerror(errno.ENOSPC) in str(error)
+    if full or error.errno in (errno.ENOSPC, errno.EDQUOT):
         return disk_full(named)
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return LocalServerError(

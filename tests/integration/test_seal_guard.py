@@ -379,7 +379,7 @@ FORBIDDEN = (
     "CREATE RULE r AS ON INSERT TO close.seals DO INSTEAD NOTHING",
     "CREATE POLICY p ON close.days",
     "COPY close.days TO PROGRAM 'cat'",
-    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'compline_admin'",
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename <> current_user",
     "LOCK TABLE close.days IN ACCESS EXCLUSIVE MODE",
 )
 
