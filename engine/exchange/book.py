@@ -44,28 +44,28 @@ class Level:
 class Book:
     """Both sides of one market."""
 
-    __slots__ = ("_heaps", "_levels", "_queued", "orders")
+    __slots__ = ("heaps", "levels", "orders", "queued")
 
     def __init__(self) -> None:
         self.orders: dict[int, Order] = {}
         # Heap keys are negated prices for bids, so that the best of either side is the smallest key.
-        self._levels: tuple[dict[int, Level], dict[int, Level]] = ({}, {})
-        self._heaps: tuple[list[int], list[int]] = ([], [])
-        self._queued: tuple[set[int], set[int]] = (set(), set())
+        self.levels: tuple[dict[int, Level], dict[int, Level]] = ({}, {})
+        self.heaps: tuple[list[int], list[int]] = ([], [])
+        self.queued: tuple[set[int], set[int]] = (set(), set())
 
     def rest(self, order: Order) -> None:
         """Put an order at the end of its price's queue."""
         side = order.side
         key = -order.price if side == BUY else order.price
-        levels = self._levels[side]
+        levels = self.levels[side]
         level = levels.get(key)
         self.orders[order.order_id] = order
         if level is None:
             levels[key] = Level(order)
-            queued = self._queued[side]
+            queued = self.queued[side]
             if key not in queued:
                 queued.add(key)
-                heappush(self._heaps[side], key)
+                heappush(self.heaps[side], key)
             return
         tail = level.tail
         tail.next = order
@@ -80,10 +80,10 @@ class Book:
             before.next = after
             after.previous = before
         elif before is None and after is None:
-            del self._levels[order.side][-order.price if order.side == BUY else order.price]
+            del self.levels[order.side][-order.price if order.side == BUY else order.price]
             return
         else:
-            level = self._levels[order.side][-order.price if order.side == BUY else order.price]
+            level = self.levels[order.side][-order.price if order.side == BUY else order.price]
             if before is not None:
                 before.next = None
                 level.tail = before
@@ -94,18 +94,18 @@ class Book:
 
     def best(self, side: int) -> Order | None:
         """The first order in line on a side; None for an empty one."""
-        heap = self._heaps[side]
-        levels = self._levels[side]
+        heap = self.heaps[side]
+        levels = self.levels[side]
         while heap:
             level = levels.get(heap[0])
             if level is not None:
                 return level.head
-            self._queued[side].discard(heappop(heap))
+            self.queued[side].discard(heappop(heap))
         return None
 
     def queue(self, side: int) -> Iterator[Order]:
         """A side's orders, best price first, oldest first."""
-        levels = self._levels[side]
+        levels = self.levels[side]
         for key in sorted(levels):
             order: Order | None = levels[key].head
             while order is not None:
