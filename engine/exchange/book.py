@@ -12,21 +12,31 @@ from __future__ import annotations
 from collections.abc import Iterator
 from heapq import heappop, heappush
 
-BUY = 0
+BUY, SELL = 0, 1
 
 
 class Order:
     """A resting order. `quantity` is what is left, in lots; `rate_ppm` the fee rate that its lock was taken at."""
 
-    __slots__ = ("account", "next", "order_id", "previous", "price", "quantity", "rate_ppm", "side")
+    __slots__ = ("account", "next", "order_id", "post_only", "previous", "price", "quantity", "rate_ppm", "side")
 
-    def __init__(self, order_id: int, account: int, side: int, price: int, quantity: int, rate_ppm: int) -> None:
+    def __init__(
+        self,
+        order_id: int,
+        account: int,
+        side: int,
+        price: int,
+        quantity: int,
+        rate_ppm: int,
+        post_only: bool = False,
+    ) -> None:
         self.order_id = order_id
         self.account = account
         self.side = side
         self.price = price
         self.quantity = quantity
         self.rate_ppm = rate_ppm
+        self.post_only = post_only
         self.previous: Order | None = None
         self.next: Order | None = None
 
@@ -102,6 +112,28 @@ class Book:
                 return level.head
             self.queued[side].discard(heappop(heap))
         return None
+
+    def crosses(self, side: int, price: int) -> bool:
+        """Whether an order of a side at a price would match at all."""
+        maker = self.best(SELL if side == BUY else BUY)
+        return maker is not None and (maker.price <= price if side == BUY else maker.price >= price)
+
+    def fills_whole(self, side: int, price: int, quantity: int, account: int) -> bool:
+        """Whether an order of a side would be filled whole at once, before it meets one of its own account."""
+        if not self.crosses(side, price):
+            return False
+        levels = self.levels[SELL if side == BUY else BUY]
+        reach = price if side == BUY else -price
+        for key in sorted(one for one in levels if one <= reach):
+            order: Order | None = levels[key].head
+            while order is not None:
+                if order.account == account:
+                    return False
+                quantity -= order.quantity
+                if quantity <= 0:
+                    return True
+                order = order.next
+        return False
 
     def queue(self, side: int) -> Iterator[Order]:
         """A side's orders, best price first, oldest first."""

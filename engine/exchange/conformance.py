@@ -125,9 +125,7 @@ def stream_of(columns: dict[str, Any], *, name: str) -> Stream:
             raise InputError(f"stream {name}: column {column}: {str(error)[:200]}", rule=_RULE) from None
     _check(arrays, name)
     small = {column: arrays[column].astype(np.uint8) for column in ("type", "side", "ioc")}
-    return Stream(
-        small["type"], small["side"], small["ioc"], arrays["qty"], arrays["order_id"], arrays["price_ticks"]
-    )
+    return Stream(small["type"], small["side"], small["ioc"], arrays["qty"], arrays["order_id"], arrays["price_ticks"])
 
 
 def _check(arrays: dict[str, Any], name: str) -> None:
@@ -215,7 +213,7 @@ class _Array:
             last = min(first + _LINES, len(self._found))
             size = write_lines(self._found, first, last, text)
             # No line feed after the last line.
-            digest.update(text[: size - (last == len(self._found))])
+            digest.update(text[: size - (last == len(self._found))].data)
         return digest.hexdigest()
 
     def rows(self) -> list[tuple[int, ...]]:

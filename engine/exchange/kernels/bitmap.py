@@ -9,16 +9,10 @@ All rows lie in one array, `offsets[row]` is where each begins, the last offset 
 
 from __future__ import annotations
 
-import numpy as np
-import numpy.typing as npt
+from engine.exchange.kernels.jit import Array, inlined, leading_zeros, trailing_zeros, unsigned
 
-from engine.exchange.kernels.jit import inlined, leading_zeros, trailing_zeros
-
-Words = npt.NDArray[np.uint64]
-Offsets = npt.NDArray[np.int64]
-
-_ONE = np.uint64(1)
-_ALL = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
+_ONE = unsigned(1)
+_ALL = unsigned(0xFFFF_FFFF_FFFF_FFFF)
 
 
 def layout(size: int) -> list[int]:
@@ -33,23 +27,23 @@ def layout(size: int) -> list[int]:
 
 
 @inlined
-def put(words: Words, offsets: Offsets, start: int, rows: int, index: int) -> None:
+def put(words: Array, offsets: Array, start: int, rows: int, index: int) -> None:
     """Set a bit, and in the rows above the bits that lead to it."""
     for row in range(rows):
-        at = np.uint64(start + offsets[row] + (index >> 6))
+        at = unsigned(start + offsets[row] + (index >> 6))
         old = words[at]
-        words[at] = old | (_ONE << np.uint64(index & 63))
+        words[at] = old | (_ONE << unsigned(index & 63))
         if old != 0:
             return
         index >>= 6
 
 
 @inlined
-def drop(words: Words, offsets: Offsets, start: int, rows: int, index: int) -> None:
+def drop(words: Array, offsets: Array, start: int, rows: int, index: int) -> None:
     """Clear a bit, and in the rows above those that led to it alone."""
     for row in range(rows):
-        at = np.uint64(start + offsets[row] + (index >> 6))
-        left = words[at] & ~(_ONE << np.uint64(index & 63))
+        at = unsigned(start + offsets[row] + (index >> 6))
+        left = words[at] & ~(_ONE << unsigned(index & 63))
         words[at] = left
         if left != 0:
             return
@@ -57,19 +51,19 @@ def drop(words: Words, offsets: Offsets, start: int, rows: int, index: int) -> N
 
 
 @inlined
-def above(words: Words, offsets: Offsets, start: int, rows: int, index: int) -> int:
+def above(words: Array, offsets: Array, start: int, rows: int, index: int) -> int:
     """The lowest set bit at or above an index, -1 for none."""
     row = 0
     while row < rows:
         word = index >> 6
         if word >= offsets[row + 1] - offsets[row]:
             return -1
-        found = words[np.uint64(start + offsets[row] + word)] & (_ALL << np.uint64(index & 63))
+        found = words[unsigned(start + offsets[row] + word)] & (_ALL << unsigned(index & 63))
         if found != 0:
             index = (word << 6) + trailing_zeros(found)
             while row > 0:
                 row -= 1
-                index = (index << 6) + trailing_zeros(words[np.uint64(start + offsets[row] + index)])
+                index = (index << 6) + trailing_zeros(words[unsigned(start + offsets[row] + index)])
             return index
         index = word + 1
         row += 1
@@ -77,19 +71,19 @@ def above(words: Words, offsets: Offsets, start: int, rows: int, index: int) -> 
 
 
 @inlined
-def below(words: Words, offsets: Offsets, start: int, rows: int, index: int) -> int:
+def below(words: Array, offsets: Array, start: int, rows: int, index: int) -> int:
     """The highest set bit at or below an index, -1 for none."""
     row = 0
     while row < rows:
         if index < 0:
             return -1
         word = index >> 6
-        found = words[np.uint64(start + offsets[row] + word)] & (_ALL >> np.uint64(63 - (index & 63)))
+        found = words[unsigned(start + offsets[row] + word)] & (_ALL >> unsigned(63 - (index & 63)))
         if found != 0:
             index = (word << 6) + 63 - leading_zeros(found)
             while row > 0:
                 row -= 1
-                index = (index << 6) + 63 - leading_zeros(words[np.uint64(start + offsets[row] + index)])
+                index = (index << 6) + 63 - leading_zeros(words[unsigned(start + offsets[row] + index)])
             return index
         index = word - 1
         row += 1

@@ -10,41 +10,45 @@ before both); where nothing is writable it refuses to decorate at all, and the k
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numba
+import numpy as np
+import numpy.typing as npt
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
 F = TypeVar("F", bound=Callable[..., Any])
+Array = npt.NDArray[Any]
+"""An array of a kernel; its shape and what its numbers are stands in the kernel's docstring."""
+signed: Any = np.int64
+unsigned: Any = np.uint64
+link: Any = np.uint32
+"""Conversions. A sum of signed and unsigned 64-bit integers would be a float, so a kernel never mixes them."""
 
 
 def kernel(function: F) -> F:
     """Compile a function for arrays; integers wrap, so a kernel checks what can overflow."""
-    try:
-        compiled: F = numba.njit(cache=True, nogil=True)(function)
-    except RuntimeError:
-        compiled = numba.njit(nogil=True)(function)
-    return compiled
+    return _compiled(function, {"nogil": True})
 
 
 def inlined(function: F) -> F:
-    """Compile a small function that LLVM should inline into its callers."""
+    """Compile a small function that LLVM inlines into its callers."""
+    return _compiled(function, {"nogil": True, "forceinline": True})
+
+
+def _compiled(function: F, options: dict[str, bool]) -> F:
+    compiler: Any = numba.njit
+    made: F
     try:
-        compiled: F = numba.njit(cache=True, nogil=True, forceinline=True)(function)
+        made = compiler(cache=True, **options)(function)
     except RuntimeError:
-        compiled = numba.njit(nogil=True, forceinline=True)(function)
-    return compiled
-
-
-def _typed(function: F) -> F:
-    made: F = intrinsic(function)
+        made = compiler(**options)(function)
     return made
 
 
-@_typed
-def multiply_high(typing_context: Any, a: Any, b: Any) -> Any:
+def _multiply_high(typing_context: Any, a: Any, b: Any) -> Any:
     """The upper 64 bits of the product of two unsigned 64-bit integers."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -55,8 +59,7 @@ def multiply_high(typing_context: Any, a: Any, b: Any) -> Any:
     return types.uint64(types.uint64, types.uint64), generate
 
 
-@_typed
-def trailing_zeros(typing_context: Any, a: Any) -> Any:
+def _trailing_zeros(typing_context: Any, a: Any) -> Any:
     """How many zero bits lie below the lowest one; the argument is not zero."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -65,11 +68,15 @@ def trailing_zeros(typing_context: Any, a: Any) -> Any:
     return types.int64(types.uint64), generate
 
 
-@_typed
-def leading_zeros(typing_context: Any, a: Any) -> Any:
+def _leading_zeros(typing_context: Any, a: Any) -> Any:
     """How many zero bits lie above the highest one; the argument is not zero."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.ctlz(arguments[0], ir.Constant(ir.IntType(1), 1))
 
     return types.int64(types.uint64), generate
+
+
+multiply_high = cast(Callable[[Any, Any], Any], intrinsic(_multiply_high))
+trailing_zeros = cast(Callable[[Any], int], intrinsic(_trailing_zeros))
+leading_zeros = cast(Callable[[Any], int], intrinsic(_leading_zeros))

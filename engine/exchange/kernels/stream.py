@@ -10,16 +10,12 @@ are bids. Links are 32-bit unsigned, which spares numba's test for a negative in
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
-import numpy.typing as npt
 
 from engine.exchange.kernels import bitmap
-from engine.exchange.kernels.jit import inlined, kernel
-
-Ints = npt.NDArray[np.int64]
-Links = npt.NDArray[np.uint32]
-Words = npt.NDArray[np.uint64]
-Bytes = npt.NDArray[np.uint8]
+from engine.exchange.kernels.jit import Array, inlined, kernel, link, signed, unsigned
 
 QUANTITY, ORDER_ID, TICK, PREVIOUS, NEXT, SIDE, KEY, PRICE = range(8)
 """Columns of a slot: one cache line."""
@@ -29,8 +25,8 @@ ORDER_ACK, TRADE, CANCEL_ACK, MODIFY_ACK, CANCEL_REJECT, MODIFY_REJECT = range(6
 
 
 @inlined
-def _report(reports: Ints, row: int, kind: int, seq: int, a: int, b: int, c: int, d: int) -> int:
-    at = np.uint64(row)
+def _report(reports: Array, row: int, kind: int, seq: int, a: int, b: int, c: int, d: int) -> int:
+    at = unsigned(row)
     reports[at, 0] = kind
     reports[at, 1] = seq
     reports[at, 2] = a
@@ -41,10 +37,10 @@ def _report(reports: Ints, row: int, kind: int, seq: int, a: int, b: int, c: int
 
 
 @inlined
-def _unlink(pool: Ints, levels: Links, slot: int) -> bool:
+def _unlink(pool: Array, levels: Array, slot: int) -> bool:
     """Take a slot out of its queue; whether the level is empty now."""
-    tick = np.uint64(pool[slot, TICK])
-    before, after = np.uint32(pool[slot, PREVIOUS]), np.uint32(pool[slot, NEXT])
+    tick = unsigned(pool[slot, TICK])
+    before, after = link(pool[slot, PREVIOUS]), link(pool[slot, NEXT])
     if before:
         pool[before, NEXT] = after
     else:
@@ -53,25 +49,25 @@ def _unlink(pool: Ints, levels: Links, slot: int) -> bool:
         pool[after, PREVIOUS] = before
     else:
         levels[tick, 1] = before
-    return before == 0 and after == 0
+    return bool(before == 0 and after == 0)
 
 
 @kernel
-def match_stream(
-    kinds: Bytes,
-    sides: Bytes,
-    iocs: Bytes,
-    quantities: Ints,
-    order_ids: Ints,
-    keys: Ints,
-    ticks: Ints,
-    prices: Ints,
-    pool: Ints,
-    slot_of: Links,
-    levels: Links,
-    words: Words,
-    offsets: Ints,
-    reports: Ints,
+def match_stream(  # noqa: C901 - one loop: a call a message would cost a fifth
+    kinds: Array,
+    sides: Array,
+    iocs: Array,
+    quantities: Array,
+    order_ids: Array,
+    keys: Array,
+    ticks: Array,
+    prices: Array,
+    pool: Array,
+    slot_of: Array,
+    levels: Array,
+    words: Array,
+    offsets: Array,
+    reports: Array,
 ) -> int:
     """Match a stream into an empty book.
 
@@ -99,11 +95,11 @@ def match_stream(
     best_bid, best_ask = -1, size
     free, used, count = 0, 0, 0
     for seq in range(len(kinds)):
-        at = np.uint64(seq)
+        at = unsigned(seq)
         kind, order_id, price = kinds[at], order_ids[at], prices[at]
-        key = np.uint64(keys[at])
+        key = unsigned(keys[at])
         slot = slot_of[key]
-        side = np.int64(sides[at])
+        side = signed(sides[at])
         ioc = iocs[at] != 0
         if kind == NEW:
             if slot:
@@ -126,7 +122,7 @@ def match_stream(
                     best_ask = size if best_ask < 0 else best_ask
             slot_of[key] = 0
             pool[slot, NEXT] = free
-            free = np.int64(slot)
+            free = signed(slot)
             if kind == CANCEL:
                 continue
             ioc = False
@@ -136,31 +132,29 @@ def match_stream(
             if side == 0:
                 if best_ask > tick:
                     break
-                level = np.uint64(best_ask)
+                level = unsigned(best_ask)
             else:
                 if best_bid < tick:
                     break
-                level = np.uint64(best_bid)
+                level = unsigned(best_bid)
             maker = levels[level, 0]
             standing = pool[maker, QUANTITY]
             fill = min(standing, left)
-            count = _report(
-                reports, count, TRADE, seq, pool[maker, PRICE], fill, pool[maker, ORDER_ID], order_id
-            )
+            count = _report(reports, count, TRADE, seq, pool[maker, PRICE], fill, pool[maker, ORDER_ID], order_id)
             left -= fill
             if fill < standing:
                 pool[maker, QUANTITY] = standing - fill
                 break
-            slot_of[np.uint64(pool[maker, KEY])] = 0
-            after = np.uint32(pool[maker, NEXT])
+            slot_of[unsigned(pool[maker, KEY])] = 0
+            after = link(pool[maker, NEXT])
             pool[maker, NEXT] = free
-            free = np.int64(maker)
+            free = signed(maker)
             levels[level, 0] = after
             if after:
                 pool[after, PREVIOUS] = 0
                 continue
             levels[level, 1] = 0
-            bitmap.drop(words, offsets, 0, rows, np.int64(level))
+            bitmap.drop(words, offsets, 0, rows, signed(level))
             if side == 0:
                 best_ask = bitmap.above(words, offsets, 0, rows, best_ask)
                 best_ask = size if best_ask < 0 else best_ask
@@ -170,12 +164,12 @@ def match_stream(
             count = _report(reports, count, CANCEL_ACK, seq, side, order_id, price, 0)
         elif left:
             if free:
-                slot = np.uint32(free)
+                slot = link(free)
                 free = pool[slot, NEXT]
             else:
                 used += 1
-                slot = np.uint32(used)
-            level = np.uint64(tick)
+                slot = link(used)
+            level = unsigned(tick)
             last = levels[level, 1]
             pool[slot, QUANTITY] = left
             pool[slot, ORDER_ID] = order_id
@@ -202,7 +196,7 @@ def match_stream(
 
 
 @kernel
-def intern_ids(order_ids: Words, table: Ints, keys: Ints) -> int:
+def intern_ids(order_ids: Array, table: Array, keys: Array) -> int:
     """Give each distinct id the next free number, by open addressing.
 
     Args:
@@ -213,55 +207,55 @@ def intern_ids(order_ids: Words, table: Ints, keys: Ints) -> int:
     Returns:
         How many distinct ids there are.
     """
-    mask = np.uint64(len(table) - 1)
+    mask = unsigned(len(table) - 1)
     distinct = 0
     for index in range(len(order_ids)):
-        one = order_ids[np.uint64(index)]
-        mixed = (one ^ (one >> np.uint64(32))) * np.uint64(0x9E3779B97F4A7C15)
-        place = (mixed ^ (mixed >> np.uint64(29))) & mask
+        one = order_ids[unsigned(index)]
+        mixed = (one ^ (one >> unsigned(32))) * unsigned(0x9E3779B97F4A7C15)
+        place = (mixed ^ (mixed >> unsigned(29))) & mask
         while True:
             there = table[place]
             if there == 0:
                 table[place] = index + 1
-                keys[np.uint64(index)] = distinct
+                keys[unsigned(index)] = distinct
                 distinct += 1
                 break
-            if order_ids[np.uint64(there - 1)] == one:
-                keys[np.uint64(index)] = keys[np.uint64(there - 1)]
+            if order_ids[unsigned(there - 1)] == one:
+                keys[unsigned(index)] = keys[unsigned(there - 1)]
                 break
-            place = (place + np.uint64(1)) & mask
+            place = (place + unsigned(1)) & mask
     return distinct
 
 
 @inlined
-def _digits(out: Bytes, at: int, value: np.uint64) -> int:
+def _digits(out: Array, at: int, value: Any) -> int:
     """Write an unsigned number in decimal."""
     end = at + 1
-    rest = value // np.uint64(10)
+    rest = value // unsigned(10)
     while rest:
         end += 1
-        rest //= np.uint64(10)
+        rest //= unsigned(10)
     place = end - 1
     while place >= at:
-        out[np.uint64(place)] = np.uint8(48 + np.int64(value % np.uint64(10)))
-        value //= np.uint64(10)
+        out[unsigned(place)] = np.uint8(48 + signed(value % unsigned(10)))
+        value //= unsigned(10)
         place -= 1
     return end
 
 
 @inlined
-def _number(out: Bytes, at: int, value: int, signed: bool) -> int:
+def _number(out: Array, at: int, value: int, signed: bool) -> int:
     """Write a comma and a number; ids are unsigned, everything else is signed."""
-    out[np.uint64(at)] = 44
+    out[unsigned(at)] = 44
     at += 1
     if signed and value < 0:
-        out[np.uint64(at)] = 45
-        return _digits(out, at + 1, ~np.uint64(value) + np.uint64(1))
-    return _digits(out, at, np.uint64(value))
+        out[unsigned(at)] = 45
+        return _digits(out, at + 1, ~unsigned(value) + unsigned(1))
+    return _digits(out, at, unsigned(value))
 
 
 @kernel
-def write_lines(reports: Ints, first: int, last: int, out: Bytes) -> int:
+def write_lines(reports: Array, first: int, last: int, out: Array) -> int:
     """Write reports as lines of text, each ended by a line feed.
 
     Args:
@@ -275,9 +269,9 @@ def write_lines(reports: Ints, first: int, last: int, out: Bytes) -> int:
     """
     at = 0
     for row in range(first, last):
-        index = np.uint64(row)
+        index = unsigned(row)
         kind = reports[index, 0]
-        out[np.uint64(at)] = np.uint8(48 + kind)
+        out[unsigned(at)] = np.uint8(48 + kind)
         at = _number(out, at + 1, reports[index, 1], True)
         if kind == TRADE:
             at = _number(out, at, reports[index, 2], True)
@@ -292,6 +286,6 @@ def write_lines(reports: Ints, first: int, last: int, out: Bytes) -> int:
             at = _number(out, at, reports[index, 4], True)
             if kind != CANCEL_ACK:
                 at = _number(out, at, reports[index, 5], True)
-        out[np.uint64(at)] = 10
+        out[unsigned(at)] = 10
         at += 1
     return at
