@@ -115,7 +115,7 @@ def stream_of(columns: dict[str, Any], *, name: str) -> Stream:
     for column, values in columns.items():
         kind = kinds.get(column, pa.int64())
         try:
-            array = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else pa.array(values)
+            array = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else pa.array(values, kind)
             if not pa.types.is_integer(array.type) and not pa.types.is_boolean(array.type) and len(array):
                 raise InputError(f"stream {name}: column {column} is {array.type}, not an integer", rule=_RULE)
             if array.null_count:

@@ -185,9 +185,7 @@ def _reference_price(world: World, market: Any, now: int) -> int:
 
 
 @inlined
-def _limit(
-    world: World, market: Any, side: int, tif: int, price: int, quantity: int, now: int
-) -> tuple[int, int]:
+def _limit(world: World, market: Any, side: int, tif: int, price: int, quantity: int, now: int) -> tuple[int, int]:
     """`risk.limit_price`: a reason, or OK and the limit."""
     if price < 0 or (price == 0 and tif != _MARKET):
         return INVALID_PRICE, 0
@@ -336,9 +334,7 @@ def _fill(
         low, high, _ = money.lock(world, market, 0, price, standing, locked_rate)
         before = (low, high)
         low, high, _ = money.lock(world, market, 0, price, standing - quantity, locked_rate)
-        maker_fee = money.buyer_pays(
-            world, market, maker, wide.subtract(before, (low, high)), quote, base, maker_rate
-        )
+        maker_fee = money.buyer_pays(world, market, maker, wide.subtract(before, (low, high)), quote, base, maker_rate)
         taker_fee = money.seller_pays(world, market, account, quote, base, rate)
     money.collect(world, market, wide.add(taker_fee, maker_fee))
     world.markets[unsigned(market), LAST_PRICE] = price
@@ -456,9 +452,7 @@ def place(world: World, record: int) -> int:  # noqa: C901 - the contract's chec
         low, high, beyond = money.lock(world, market, side, limit, left, rate)
         money.release(world, row, (low, high))
         return OK
-    book.rest(
-        world, market, side, order_id, account, limit, world.ticks[at], left, rate, post_only
-    )
+    book.rest(world, market, side, order_id, account, limit, world.ticks[at], left, rate, post_only)
     return OK
 
 
@@ -471,11 +465,10 @@ def run(world: World, first: int, last: int) -> int:
     """
     for record in range(first, last):
         kind = world.raw[unsigned(record), KIND_BYTE]
-        if kind == NEW_ORDER or kind == AMEND_ORDER:
+        if kind in (NEW_ORDER, AMEND_ORDER):
             world.reasons[unsigned(record)] = place(world, record)
-        elif kind == CANCEL_ORDER or kind == CANCEL_ALL or kind == REDUCE_ORDER:
+        elif kind in (CANCEL_ORDER, CANCEL_ALL, REDUCE_ORDER):
             world.reasons[unsigned(record)] = cancel_resting(world, record)
         else:
             return record
     return last
-

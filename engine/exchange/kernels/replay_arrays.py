@@ -35,7 +35,7 @@ AVAILABLE, LOCKED = 0, 2
 """Columns of a balance; each place takes two words, as in `engine.exchange.state`."""
 
 FREE, USED, TRADES, GENESIS, FRESH_FROM = range(5)
-"""Counters: first free slot, slots ever used, trades, whether it is genesis, first record whose client reference counts."""
+"""Counters: first free slot, slots ever used, trades, whether it is genesis, first record whose reference counts."""
 
 (
     T_SEQ,

@@ -94,9 +94,7 @@ def release(world: World, row: Any, units: Wide) -> None:
 
 
 @inlined
-def buyer_pays(
-    world: World, market: int, account: int, freed: Wide, quote: Wide, base: Wide, rate: int
-) -> Wide:
+def buyer_pays(world: World, market: int, account: int, freed: Wide, quote: Wide, base: Wide, rate: int) -> Wide:
     """Pay notional and fee from what the lock frees, release the rest, receive the base; the fee is returned."""
     spare = wide.subtract(freed, quote)
     fee = wide.least(wide.fee(quote, rate), spare)
