@@ -108,13 +108,8 @@ class Run:
             record = codec.decode(self.raw[self.done - 1].tobytes())
             state.last_seq, state.last_ts_us, state.last_crc = record.seq, record.ts_us, record.crc
         fresh = int(self.arrays.world.counters[column.FRESH_FROM])
-        self.arrays.write_back(state, fresh, self.cuts[-1] if self.cuts else 0, self._order)
+        self.arrays.write_back(state, fresh, self.cuts[-1] if self.cuts else 0)
         return Replayed(self.engine, self.arrays.world.reasons[: self.done], self)
-
-    def _order(self, at: int) -> cmd.NewOrder:
-        command = codec.decode(self.raw[at].tobytes()).command
-        assert isinstance(command, cmd.NewOrder)
-        return command
 
     def trades(self) -> Iterator[Trade]:
         """Every trade, in order."""
@@ -158,7 +153,7 @@ class Run:
 
 def _one(low: int, high: int) -> int:
     """Two signed columns as one number."""
-    return (low & 2**_BITS - 1) + (high << _BITS)
+    return (low & 0xFFFF_FFFF_FFFF_FFFF) + (high << _BITS)
 
 
 def replay_records(first_day: int, raw: npt.NDArray[np.uint8], until_day: int | None = None) -> Replayed:

@@ -11,14 +11,13 @@ all its limits: any 64-bit price then has a level.
 from __future__ import annotations
 
 from collections.abc import Iterator, MutableMapping
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 
 from engine.exchange.book import Book, Order
-from engine.exchange.codec import RECORD_BYTES, Kind
-from engine.exchange.commands import NewOrder
+from engine.exchange.codec import BODY_BYTES, RECORD_BYTES, TEXT_BYTES, Kind
 from engine.exchange.kernels import bitmap
 from engine.exchange.kernels import replay_arrays as column
 from engine.exchange.kernels.replay import add_account
@@ -34,6 +33,7 @@ _TICKS_AT_LEAST = 1 << 16
 _ROWS = 11
 _BITS = 64
 _LOW = 2**64 - 1
+_TEXT = slice(BODY_BYTES - TEXT_BYTES, BODY_BYTES)
 
 
 class TooLargeError(Exception):
@@ -65,7 +65,6 @@ class ReplayWorld:
             TooLargeError: they would be too large.
         """
         self.accounts, self.assets, self.markets = Dense(), Dense(), Dense()
-        self.loaded_ticks: dict[int, Ints] = {}
         words = raw.view(np.uint32)
         kinds = raw[:, column.KIND_BYTE]
         counts = np.bincount(kinds, minlength=256)
@@ -75,8 +74,7 @@ class ReplayWorld:
         orders = int(counts[Kind.NEW_ORDER] + counts[Kind.AMEND_ORDER]) + 1
         if many_accounts * many_assets * 64 > MAX_WORLD_BYTES:
             raise TooLargeError
-        ticks, levels, bits, shapes, self.prices = _levels(raw, words, kinds)
-        self.shapes = shapes
+        ticks, levels, bits, self.shapes = _levels(raw, words, kinds)
         table = 1 << (2 * many_accounts).bit_length()
         references = 1 << (2 * orders).bit_length()
         self.world = World(
@@ -154,14 +152,13 @@ class ReplayWorld:
         row: npt.NDArray[np.uint64] = self.world.balances[index]
         return row
 
-    def write_back(self, state: EngineState, fresh_from: int, today_from: int, order_of: Any) -> None:
+    def write_back(self, state: EngineState, fresh_from: int, today_from: int) -> None:
         """Fill a state with what the kernel decided: balances, fees, books, references, prices.
 
         Args:
             state: its registry and keys are there.
             fresh_from: first record whose client reference counts.
             today_from: first record of the open day.
-            order_of: the `NewOrder` of a record.
         """
         world = self.world
         state.balances = {}
@@ -181,12 +178,24 @@ class ReplayWorld:
             if last:
                 state.last_prices[number] = last
             state.books[number] = self._book(state, number, at)
-        for place in world.references[world.references > fresh_from].tolist():
-            order: NewOrder = order_of(place - 1)
-            references = state.order_references[0 if place - 1 >= today_from else 1]
-            references[order.account, order.reference] = UsedOrderKey(
-                place, order.market, order.side, order.tif, order.price_ticks, order.quantity_lots
-            )
+        self._references(state, fresh_from, today_from)
+
+    def _references(self, state: EngineState, fresh_from: int, today_from: int) -> None:
+        """The client references of two days; read in columns, since a day has many."""
+        raw, words = self.world.raw, self.world.words
+        at = self.world.references[self.world.references > fresh_from].astype(np.int64) - 1
+        texts = raw[at, _TEXT].copy().view(f"S{TEXT_BYTES}").ravel().tolist()
+        fields = (
+            _wide_column(words, at, column.W_ACCOUNT).tolist(),
+            (words[at, column.W_MARKET] & 0xFFFF).tolist(),
+            raw[at, column.SIDE_BYTE].tolist(),
+            raw[at, column.TIF_BYTE].tolist(),
+            _wide_column(words, at, column.W_PRICE).view(np.int64).tolist(),
+            _wide_column(words, at, column.W_QUANTITY).view(np.int64).tolist(),
+        )
+        for index, text, account, *order in zip(at.tolist(), texts, *fields, strict=True):
+            references = state.order_references[0 if index >= today_from else 1]
+            references[account, text.decode("ascii")] = UsedOrderKey(index + 1, *order)
 
     def _book(self, state: EngineState, number: int, at: int) -> Book:
         """A market's book as the online engine keeps it."""
@@ -251,6 +260,12 @@ class _Row:
         self._words[2 * place], self._words[2 * place + 1] = _two(units)
 
 
+def _wide_column(words: npt.NDArray[np.uint32], at: Ints, field: int) -> npt.NDArray[np.uint64]:
+    """A 64-bit field of some records."""
+    low: npt.NDArray[np.uint64] = words[at, field].astype(np.uint64)
+    return low | words[at, field + 1].astype(np.uint64) << np.uint64(32)
+
+
 def _two(units: int) -> tuple[int, int]:
     return units & _LOW, units >> _BITS & _LOW
 
@@ -260,21 +275,21 @@ Shape = tuple[int, int, int, list[int]]
 
 def _levels(
     raw: npt.NDArray[np.uint8], words: npt.NDArray[np.uint32], kinds: npt.NDArray[np.uint8]
-) -> tuple[Ints, int, int, dict[int, Shape], dict[int, Ints]]:
+) -> tuple[Ints, int, int, dict[int, Shape]]:
     """Levels for every price that an order could rest at.
 
     Returns:
-        Dense price of each record; levels and bitmap words of all markets; a market's first level, number of levels,
-        first bitmap word and bitmap rows; nothing more.
+        Dense price of each record; levels and bitmap words of all markets; each market's first level, number of levels,
+        first bitmap word and bitmap rows.
     """
     ticks = np.zeros(len(raw), np.int64)
     numbers = (words[:, column.W_MARKET] & 0xFFFF).astype(np.int64)
-    prices = words[:, column.W_PRICE].astype(np.int64) | words[:, column.W_PRICE + 1].astype(np.int64) << 32
+    everywhere = np.arange(len(raw))
+    prices = _wide_column(words, everywhere, column.W_PRICE).view(np.int64)
     placed = kinds == Kind.NEW_ORDER
     amends = np.flatnonzero(kinds == Kind.AMEND_ORDER)
     if len(amends):
-        ids = words[amends, column.W_ORDER].astype(np.uint64)
-        ids |= words[amends, column.W_ORDER + 1].astype(np.uint64) << np.uint64(32)
+        ids = _wide_column(words, amends, column.W_ORDER)
         known = (ids > 0) & (ids <= len(raw))
         numbers[amends[known]] = numbers[ids[known].astype(np.int64) - 1]
         placed[amends[known]] = True
@@ -296,7 +311,7 @@ def _levels(
         shapes[number] = (levels, size, bits, rows)
         levels += size
         bits += rows[-1]
-    return ticks, levels, bits, shapes, {}
+    return ticks, levels, bits, shapes
 
 
 def records_of(data: bytes | bytearray | memoryview | npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:

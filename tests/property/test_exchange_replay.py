@@ -74,7 +74,7 @@ def test_kernel_gives_the_trades_rejects_balances_locks_and_books_of_the_online_
 def test_value_is_conserved_and_locks_are_the_orders_after_every_kind_of_command(
     stream: list[tuple[cmd.Command, int]],
 ) -> None:
-    sequencer, trades, _ = play(stream, check=True)
+    _, trades, _ = play(stream, check=True)
     for trade in trades:
         assert trade.maker_fee_units + trade.taker_fee_units >= 0
 

@@ -197,7 +197,7 @@ def test_hash_is_over_the_lines_joined_by_line_feeds(engine: EngineName) -> None
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_new_order_with_an_id_that_rests_is_refused_with_its_row(engine: EngineName) -> None:
-    with pytest.raises(InputError, match="row 1 .* id 7, which rests"):
+    with pytest.raises(InputError, match=r"row 1 .* id 7, which rests"):
         reports_of([(0, 0, 0, 5, 7, 100), (0, 1, 0, 5, 7, 200)], engine)
 
 

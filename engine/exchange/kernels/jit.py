@@ -5,11 +5,18 @@ What does not: any kernel.
 
 numba keeps its cache beside the source where that is writable, else in the user's cache folder (NUMBA_CACHE_DIR goes
 before both); where nothing is writable it refuses to decorate at all, and the kernel is compiled anew in each process.
+It looks at the file of a kernel only, not at those of the functions compiled into it: a change of one of those would
+leave the old code running. So the cache here is valid for the text of all kernels together.
+
+Kernels allocate nothing, so numba's reference counting is off: it took half of a command's time.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
+from functools import cache
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numba
@@ -30,22 +37,30 @@ link: Any = np.uint32
 
 def kernel(function: F) -> F:
     """Compile a function for arrays; integers wrap, so a kernel checks what can overflow."""
-    return _compiled(function, {"nogil": True})
+    return _compiled(function, {"nogil": True, "_nrt": False})
 
 
 def inlined(function: F) -> F:
     """Compile a small function that LLVM inlines into its callers."""
-    return _compiled(function, {"nogil": True, "forceinline": True})
+    return _compiled(function, {"nogil": True, "forceinline": True, "_nrt": False})
 
 
 def _compiled(function: F, options: dict[str, bool]) -> F:
     compiler: Any = numba.njit
-    made: F
+    made: Any
     try:
         made = compiler(cache=True, **options)(function)
-    except RuntimeError:
+        made._cache._cache_file._source_stamp = _digest()
+    except (RuntimeError, AttributeError, OSError):
         made = compiler(**options)(function)
-    return made
+    return cast(F, made)
+
+
+@cache
+def _digest() -> str:
+    """SHA-256 over the text of every kernel."""
+    files = sorted(Path(__file__).parent.glob("*.py"))
+    return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def _multiply_high(typing_context: Any, a: Any, b: Any) -> Any:
