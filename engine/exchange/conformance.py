@@ -10,7 +10,6 @@ is a cancel and a reinsert on the order's own side. Reports are lines of text, j
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import time
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ import pyarrow.parquet as pq
 
 from engine.errors import InputError
 from engine.exchange import book_stream
+from engine.exchange.collector import paused
 
 COLUMNS = ("type", "side", "ioc", "qty", "order_id", "price_ticks")
 _RULE = "columns type 0-2, side 0-1, ioc 0-1, qty of at least 1, order_id unsigned and price_ticks signed 64-bit"
@@ -182,18 +182,13 @@ def _run_python(stream: Stream) -> tuple[Reports, float]:
             stream.prices,
         )
     ]
-    collecting = gc.isenabled()
-    # Millions of live tuples and no cycle among them: the collector would walk them for nothing.
-    gc.disable()
-    try:
+    with paused():
         started = time.perf_counter()
-        found = book_stream.match_stream(zip(*columns, strict=True))
+        try:
+            found = book_stream.match_stream(zip(*columns, strict=True))
+        except book_stream.TakenIdError as error:
+            raise _taken(error.seq, stream) from None
         seconds = time.perf_counter() - started
-    except book_stream.TakenIdError as error:
-        raise _taken(error.seq, stream) from None
-    finally:
-        if collecting:
-            gc.enable()
     return _Tuples(found), seconds
 
 

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from engine.exchange import codec
 from engine.exchange import commands as cmd
+from engine.exchange.collector import paused
 from engine.exchange.engine import ExchangeEngine
 from engine.exchange.events import CutOff, Rejected, Side, Trade
 from engine.exchange.kernels import replay_arrays as column
@@ -108,7 +109,8 @@ class Run:
             record = codec.decode(self.raw[self.done - 1].tobytes())
             state.last_seq, state.last_ts_us, state.last_crc = record.seq, record.ts_us, record.crc
         fresh = int(self.arrays.world.counters[column.FRESH_FROM])
-        self.arrays.write_back(state, fresh, self.cuts[-1] if self.cuts else 0)
+        with paused():
+            self.arrays.write_back(state, fresh, self.cuts[-1] if self.cuts else 0)
         return Replayed(self.engine, self.arrays.world.reasons[: self.done], self)
 
     def trades(self) -> Iterator[Trade]:

@@ -262,8 +262,9 @@ class _Row:
 
 def _wide_column(words: npt.NDArray[np.uint32], at: Ints, field: int) -> npt.NDArray[np.uint64]:
     """A 64-bit field of some records."""
-    low: npt.NDArray[np.uint64] = words[at, field].astype(np.uint64)
-    return low | words[at, field + 1].astype(np.uint64) << np.uint64(32)
+    made: npt.NDArray[np.uint64] = words[at, field].astype(np.uint64)
+    made |= words[at, field + 1].astype(np.uint64) << np.uint64(32)
+    return made
 
 
 def _two(units: int) -> tuple[int, int]:
