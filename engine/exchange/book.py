@@ -16,9 +16,23 @@ BUY, SELL = 0, 1
 
 
 class Order:
-    """A resting order. `quantity` is what is left, in lots; `rate_ppm` the fee rate that its lock was taken at."""
+    """A resting order. `quantity` is what is left, in lots; `rate_ppm` the fee rate that its lock was taken at.
 
-    __slots__ = ("account", "next", "order_id", "post_only", "previous", "price", "quantity", "rate_ppm", "side")
+    `reserve` is the price that a bid locks at where that is not its own, else 0.
+    """
+
+    __slots__ = (
+        "account",
+        "next",
+        "order_id",
+        "post_only",
+        "previous",
+        "price",
+        "quantity",
+        "rate_ppm",
+        "reserve",
+        "side",
+    )
 
     def __init__(
         self,
@@ -29,6 +43,7 @@ class Order:
         quantity: int,
         rate_ppm: int,
         post_only: bool = False,
+        reserve: int = 0,
     ) -> None:
         self.order_id = order_id
         self.account = account
@@ -37,6 +52,7 @@ class Order:
         self.quantity = quantity
         self.rate_ppm = rate_ppm
         self.post_only = post_only
+        self.reserve = reserve
         self.previous: Order | None = None
         self.next: Order | None = None
 

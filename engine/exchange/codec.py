@@ -40,6 +40,7 @@ _LIMITS = struct.Struct("<QQQQ")
 """Least notional (two words), revision, nothing; behind a market's symbol."""
 _SYMBOL_BYTES = 32
 _LOW = 2**64 - 1
+_MOST_TICKS = 2**63 - 1
 _EFFECTIVE_GIVEN = 1
 _MAY_TRADE, _MAY_WITHDRAW = 1, 2
 
@@ -155,7 +156,10 @@ def _order(c: cmd.NewOrder) -> _Fields:
             f"order with side {c.side!r} and time in force {c.tif!r}",
             rule="BUY or SELL; GTC, IOC, FOK, POST_ONLY or MARKET",
         )
-    return (c.side, c.tif, c.market, 0, 0, 0, 0, c.account, 0, c.price_ticks, c.quantity_lots, 0, c.reference)
+    reserve = c.reserve_price_ticks
+    if not 0 <= reserve <= _MOST_TICKS:
+        raise InputError(f"order with reserve price {reserve}", rule="0, or a price of 64 bits")
+    return (c.side, c.tif, c.market, 0, 0, 0, 0, c.account, 0, c.price_ticks, c.quantity_lots, reserve, c.reference)
 
 
 def _cancel(c: cmd.CancelOrder) -> _Fields:
@@ -301,7 +305,7 @@ def decode(raw: bytes) -> JournalRecord:
     if kind == Kind.NEW_ORDER:
         if side > 1 or tif >= len(_TIFS):
             raise ValueError(f"side {side}, time in force {tif}")
-        command = cmd.NewOrder(account, market, _SIDES[side], price, quantity, _TIFS[tif], _words(text), given)
+        command = cmd.NewOrder(account, market, _SIDES[side], price, quantity, _TIFS[tif], _words(text), given, low)
     elif kind in _TRANSFERS:
         units = low | high << 64
         if kind == Kind.ADJUST and side:

@@ -268,7 +268,8 @@ class Adjust:
 class NewOrder:
     """An order; its order id is its sequence. `reference` (may be empty) is unique per account for two days.
 
-    `price_ticks` is the limit. A market order may leave it 0, or give the worst price that it accepts.
+    `price_ticks` is the limit. A market order may leave it 0, or give the worst price that it accepts. A bid with a
+    `reserve_price_ticks` locks at that price, and can be amended up to it without locking more; 0 is none.
     """
 
     account: int
@@ -279,6 +280,7 @@ class NewOrder:
     tif: TimeInForce
     reference: str = ""
     effective_us: int | None = None
+    reserve_price_ticks: int = 0
 
 
 @dataclass(frozen=True, slots=True)

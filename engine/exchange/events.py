@@ -74,6 +74,8 @@ class RejectReason(IntEnum):
     """A known reference with another payload; with the same it is DUPLICATE_REFERENCE."""
     STALE_REFERENCE = 26
     """A venue price that is not newer than the one known."""
+    PRICE_ABOVE_RESERVE = 27
+    """A bid amended beyond the price that it reserved funds at."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,12 +3,12 @@
 What belongs here: locks, and one fill.
 What does not: which orders meet (see `orders`), and the queue (see `book`).
 
-An order's lock is always exactly `lock_units` of what is left of it: for a bid the notional at its limit plus the fee
-on that, rounded up, at the taker rate when it was accepted; for an ask the base. A fill releases the difference of two
-such locks and pays from it, so nothing is ever left locked and a bid's fills never cost more than its lock, although
-each rounds: where a bid fills at its own limit in parts, a part's fee may be the floor instead of the ceiling, so that
-all parts together pay the fee on the whole, rounded up once. Rates in force at the fill apply, but a bid never pays
-more than the rate that it locked at.
+An order's lock is always exactly `lock_units` of what is left of it: for a bid the notional at its limit (at its
+reserve price, if it has one) plus the fee on that, rounded up, at the taker rate when it was accepted; for an ask the
+base. A fill releases the difference of two such locks and pays from it, so nothing is ever left locked and a bid's
+fills never cost more than its lock, although each rounds: where a bid fills at its own limit in parts, a part's fee
+may be the floor instead of the ceiling, so that all parts together pay the fee on the whole, rounded up once. Rates
+in force at the fill apply, but a bid never pays more than the rate that it locked at.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def lock_units(market: Market, side: int, price_ticks: int, quantity_lots: int, 
 
 def lock_of(market: Market, order: Order) -> int:
     """What an order has locked."""
-    return lock_units(market, order.side, order.price, order.quantity, order.rate_ppm)
+    return lock_units(market, order.side, order.reserve or order.price, order.quantity, order.rate_ppm)
 
 
 def release(state: EngineState, market: Market, order: Order, units: int) -> None:
@@ -97,8 +97,9 @@ def _settle_buyer(
     state: EngineState, market: Market, order: Order, quantity: int, base_units: int, quote_units: int, rate_ppm: int
 ) -> int:
     """Pay notional and fee from the order's lock, release the improvement, receive the base; the fee is returned."""
-    before = lock_units(market, BUY, order.price, order.quantity, order.rate_ppm)
-    after = lock_units(market, BUY, order.price, order.quantity - quantity, order.rate_ppm)
+    locked_at = order.reserve or order.price
+    before = lock_units(market, BUY, locked_at, order.quantity, order.rate_ppm)
+    after = lock_units(market, BUY, locked_at, order.quantity - quantity, order.rate_ppm)
     freed = before - after
     fee = min(fee_units(quote_units, rate_ppm), freed - quote_units)
     row = state.row(order.account, market.quote)

@@ -34,7 +34,15 @@ _NEVER_RESTS = (_TIF.IOC, _TIF.FOK, _TIF.MARKET)
 def new_order(state: EngineState, record: JournalRecord, command: cmd.NewOrder) -> list[Event]:
     """Check, lock, match, settle and rest or release an order."""
     account, side = command.account, command.side
-    key = UsedOrderKey(record.seq, command.market, side, command.tif, command.price_ticks, command.quantity_lots)
+    key = UsedOrderKey(
+        record.seq,
+        command.market,
+        side,
+        command.tif,
+        command.price_ticks,
+        command.quantity_lots,
+        command.reserve_price_ticks,
+    )
     reason = _stranger(state, command, key)
     if reason is not None:
         return [Rejected(record.seq, reason, account)]
@@ -42,8 +50,11 @@ def new_order(state: EngineState, record: JournalRecord, command: cmd.NewOrder) 
     limit = limit_price(state, market, side, command.tif, command.price_ticks, command.quantity_lots, record.ts_us)
     if isinstance(limit, RejectReason):
         return [Rejected(record.seq, limit, account)]
+    reserve = command.reserve_price_ticks
+    if side == BUY and reserve and reserve < limit:
+        return [Rejected(record.seq, RejectReason.INVALID_PRICE, account)]
     rate = state.rates(account)[1]
-    lock = lock_units(market, side, limit, command.quantity_lots, rate)
+    lock = lock_units(market, side, reserve or limit, command.quantity_lots, rate)
     book = state.books[command.market]
     reason = _uncovered(state, market, account, side, lock, 0) or _unmet(book, command, limit)
     if reason is not None:
@@ -53,7 +64,7 @@ def new_order(state: EngineState, record: JournalRecord, command: cmd.NewOrder) 
     row[LOCKED] += lock
     if command.reference:
         state.order_references[0][account, command.reference] = key
-    order = Order(record.seq, account, side, limit, command.quantity_lots, rate, command.tif == _TIF.POST_ONLY)
+    order = Order(record.seq, account, side, limit, command.quantity_lots, rate, command.tif == _TIF.POST_ONLY, reserve)
     events: list[Event] = [OrderAccepted(record.seq, record.seq, account, command.market)]
     _execute(state, record, market, order, command.tif, events)
     return events
@@ -117,8 +128,10 @@ def amend_order(state: EngineState, record: JournalRecord, command: cmd.AmendOrd
     limit = limit_price(state, market, order.side, _TIF.GTC, price, quantity, record.ts_us)
     if isinstance(limit, RejectReason):
         return [Rejected(record.seq, limit, account)]
+    if order.side == BUY and order.reserve and order.reserve < limit:
+        return [Rejected(record.seq, RejectReason.PRICE_ABOVE_RESERVE, account)]
     rate = state.rates(account)[1]
-    lock, freed = lock_units(market, order.side, price, quantity, rate), lock_of(market, order)
+    lock, freed = lock_units(market, order.side, order.reserve or price, quantity, rate), lock_of(market, order)
     reason = _uncovered(state, market, account, order.side, lock, freed)
     if reason is None and order.post_only and book.crosses(order.side, price):
         reason = RejectReason.WOULD_TAKE
@@ -128,7 +141,7 @@ def amend_order(state: EngineState, record: JournalRecord, command: cmd.AmendOrd
     row = state.row(account, market.quote if order.side == BUY else market.base)
     row[AVAILABLE] += freed - lock
     row[LOCKED] += lock - freed
-    again = Order(order.order_id, account, order.side, price, quantity, rate, order.post_only)
+    again = Order(order.order_id, account, order.side, price, quantity, rate, order.post_only, order.reserve)
     events: list[Event] = [OrderAmended(record.seq, order.order_id, account, number, price, quantity)]
     _execute(state, record, market, again, _TIF.GTC, events)
     return events

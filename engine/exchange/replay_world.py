@@ -192,6 +192,7 @@ class ReplayWorld:
             raw[at, column.TIF_BYTE].tolist(),
             _wide_column(words, at, column.W_PRICE).view(np.int64).tolist(),
             _wide_column(words, at, column.W_QUANTITY).view(np.int64).tolist(),
+            _wide_column(words, at, column.W_RESERVE).tolist(),
         )
         for index, text, account, *order in zip(at.tolist(), texts, *fields, strict=True):
             references = state.order_references[0 if index >= today_from else 1]
@@ -215,6 +216,7 @@ class ReplayWorld:
                     row[column.QUANTITY],
                     row[column.RATE],
                     bool(row[column.POST_ONLY]),
+                    row[column.RESERVE],
                 )
                 book.rest(order)
                 state.order_market[order.order_id] = number

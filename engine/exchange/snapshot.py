@@ -42,10 +42,10 @@ _BALANCE = struct.Struct("<QH8Q")
 _FLOW = struct.Struct("<H6Q")
 _TRANSFER = struct.Struct("<BQQHQQ64s")
 _WITHDRAWAL = struct.Struct("<64sQHQQ?q")
-_REFERENCE = struct.Struct("<QQHBBqq64s")
+_REFERENCE = struct.Struct("<QQHBBqqq64s")
 _LAST = struct.Struct("<Hq")
 _VENUE = struct.Struct("<Hqqq")
-_ORDER = struct.Struct("<HBQQqqq")
+_ORDER = struct.Struct("<HBQQqqqq")
 _POST_ONLY = 2
 
 
@@ -86,6 +86,7 @@ def _orders(engine: ExchangeEngine) -> bytes:
                 o.price,
                 o.quantity,
                 o.rate_ppm,
+                o.reserve,
             )
             for m, o in engine.resting()
         ),
@@ -138,7 +139,17 @@ def pack(engine: ExchangeEngine) -> bytes:
             _list(
                 _REFERENCE,
                 (
-                    (account, k.seq, k.market, k.side, k.tif, k.price_ticks, k.quantity_lots, ref.encode())
+                    (
+                        account,
+                        k.seq,
+                        k.market,
+                        k.side,
+                        k.tif,
+                        k.price_ticks,
+                        k.quantity_lots,
+                        k.reserve_price_ticks,
+                        ref.encode(),
+                    )
                     for (account, ref), k in sorted(references.items(), key=lambda item: item[0])
                 ),
             )
@@ -250,14 +261,14 @@ def _unpack(body: bytes) -> ExchangeEngine:
         name = _text(ref)
         state.withdrawals[name] = Withdrawal(account, asset, low | high << 64, name, effective if given else None)
     for references in state.order_references:
-        for account, one, market, side, tif, price, quantity, ref in cursor.rows(_REFERENCE):
-            references[account, _text(ref)] = UsedOrderKey(one, market, side, tif, price, quantity)
+        for account, one, market, side, tif, price, quantity, reserve, ref in cursor.rows(_REFERENCE):
+            references[account, _text(ref)] = UsedOrderKey(one, market, side, tif, price, quantity, reserve)
     state.last_prices.update(cursor.rows(_LAST))
     for market, price, sequenced, effective in cursor.rows(_VENUE):
         state.references[market] = VenuePrice(price, sequenced, effective)
-    for market, flags, order_id, account, price, quantity, rate in cursor.rows(_ORDER):
+    for market, flags, order_id, account, price, quantity, rate, reserve in cursor.rows(_ORDER):
         side, post_only = flags & 1, bool(flags & _POST_ONLY)
-        state.books[market].rest(Order(order_id, account, side, price, quantity, rate, post_only))
+        state.books[market].rest(Order(order_id, account, side, price, quantity, rate, post_only, reserve))
         state.order_market[order_id] = market
         state.account_orders.setdefault(account, set()).add(order_id)
     return ExchangeEngine(first, state=state)

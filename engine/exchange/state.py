@@ -89,6 +89,7 @@ class UsedOrderKey:
     tif: int
     price_ticks: int
     quantity_lots: int
+    reserve_price_ticks: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,7 +84,18 @@ class Traffic:
         elif tif == TIF.FOK and rng.random() < 0.5:
             price = 100
         reference = "" if rng.random() < 0.7 else self._key()
-        return cmd.NewOrder(self._account(), market, rng.choice((0, 1)), price, self._quantity(), tif, reference)  # type: ignore[arg-type]
+        reserve = 0 if rng.random() < 0.8 else max(0, price) + rng.randint(-1, 6)
+        return cmd.NewOrder(
+            self._account(),
+            market,
+            rng.choice((0, 1)),
+            price,
+            self._quantity(),
+            tif,
+            reference,
+            None,
+            min(max(reserve, 0), 2**63 - 1),
+        )  # type: ignore[arg-type]
 
     def _resting(self) -> tuple[int, int, int]:
         """Owner (or someone else), order and its quantity."""

@@ -40,6 +40,7 @@ from engine.exchange.kernels.replay_arrays import (
     PRICE,
     QUANTITY,
     RATE,
+    RESERVE,
     SIDE,
     SIDE_BYTE,
     SLIPPAGE,
@@ -69,6 +70,7 @@ from engine.exchange.kernels.replay_arrays import (
     W_ORDER,
     W_PRICE,
     W_QUANTITY,
+    W_RESERVE,
     W_TEXT,
     W_TIME,
     World,
@@ -82,7 +84,7 @@ UNKNOWN_ACCOUNT, UNKNOWN_MARKET, UNKNOWN_ORDER = 1, 2, 4
 INVALID_PRICE, INVALID_QUANTITY, INSUFFICIENT_FUNDS, DUPLICATE_REFERENCE = 5, 6, 7, 8
 NOT_THE_OWNER, INVALID_CUT_OFF, TOO_LARGE, ACCOUNT_MAY_NOT_TRADE = 10, 12, 13, 14
 BELOW_MIN_QUANTITY, ABOVE_MAX_QUANTITY, BELOW_MIN_NOTIONAL, PRICE_OUTSIDE_BAND = 18, 19, 20, 21
-NO_REFERENCE_PRICE, WOULD_TAKE, NOT_FILLABLE, REFERENCE_CONFLICT = 22, 23, 24, 25
+NO_REFERENCE_PRICE, WOULD_TAKE, NOT_FILLABLE, REFERENCE_CONFLICT, PRICE_ABOVE_RESERVE = 22, 23, 24, 25, 27
 
 _MAX_TICKS = 2**63 - 1
 _MILLION = 1_000_000
@@ -161,6 +163,7 @@ def _known_reference(world: World, place: Any, record: Any) -> int:
         and (world.words[there, W_MARKET] & 0xFFFF) == (world.words[record, W_MARKET] & 0xFFFF)
         and _word(world, there, W_PRICE) == _word(world, record, W_PRICE)
         and _word(world, there, W_QUANTITY) == _word(world, record, W_QUANTITY)
+        and _word(world, there, W_RESERVE) == _word(world, record, W_RESERVE)
     )
     return DUPLICATE_REFERENCE if same else REFERENCE_CONFLICT
 
@@ -238,6 +241,12 @@ def _own(world: World, record: Any, account: int) -> tuple[int, Any]:
 
 
 @inlined
+def _lock_price(reserve: int, price: int) -> int:
+    """The price that a bid locks at."""
+    return reserve if reserve else price
+
+
+@inlined
 def _locked_by(world: World, slot: Any) -> wide.Wide:
     """What a resting slot has locked."""
     slots = world.slots
@@ -245,7 +254,7 @@ def _locked_by(world: World, slot: Any) -> wide.Wide:
         world,
         slots[slot, MARKET],
         slots[slot, SIDE],
-        slots[slot, PRICE],
+        _lock_price(slots[slot, RESERVE], slots[slot, PRICE]),
         slots[slot, QUANTITY],
         slots[slot, RATE],
     )
@@ -331,9 +340,10 @@ def _fill(
     else:
         standing, locked_rate = slots[slot, QUANTITY], slots[slot, RATE]
         maker_rate = min(maker_rate, locked_rate)
-        low, high, _ = money.lock(world, market, 0, price, standing, locked_rate)
+        locked_at = _lock_price(slots[slot, RESERVE], price)
+        low, high, _ = money.lock(world, market, 0, locked_at, standing, locked_rate)
         before = (low, high)
-        low, high, _ = money.lock(world, market, 0, price, standing - quantity, locked_rate)
+        low, high, _ = money.lock(world, market, 0, locked_at, standing - quantity, locked_rate)
         maker_fee = money.buyer_pays(world, market, maker, wide.subtract(before, (low, high)), quote, base, maker_rate)
         taker_fee = money.seller_pays(world, market, account, quote, base, rate)
     money.collect(world, market, wide.add(taker_fee, maker_fee))
@@ -378,6 +388,7 @@ def place(world: World, record: int) -> int:  # noqa: C901 - the contract's chec
         post_only = world.slots[slot, POST_ONLY]
         market = world.slots[slot, MARKET]
         order_id = world.slots[slot, ORDER_ID]
+        reserve = world.slots[slot, RESERVE]
     else:
         if world.counters[GENESIS]:
             return INVALID_CUT_OFF
@@ -397,11 +408,15 @@ def place(world: World, record: int) -> int:  # noqa: C901 - the contract's chec
         side, tif = signed(world.raw[at, SIDE_BYTE]), signed(world.raw[at, TIF_BYTE])
         post_only = signed(1) if tif == _POST_ONLY else signed(0)
         order_id = signed(record + 1)
+        reserve = signed(_word(world, at, W_RESERVE))
     reason, limit = _limit(world, unsigned(market), side, tif, price, quantity, now)
     if reason:
         return reason
+    if side == 0 and reserve and reserve < limit:
+        return PRICE_ABOVE_RESERVE if amends else INVALID_PRICE
+    locked_at = _lock_price(reserve, limit)
     rate = world.accounts[unsigned(account), TAKER_RATE]
-    low, high, beyond = money.lock(world, market, side, limit, quantity, rate)
+    low, high, beyond = money.lock(world, market, side, locked_at, quantity, rate)
     if beyond:
         return TOO_LARGE
     lock = (low, high)
@@ -437,7 +452,7 @@ def place(world: World, record: int) -> int:  # noqa: C901 - the contract's chec
         fill = min(standing, left)
         after = lock
         if side == 0:
-            low, high, beyond = money.lock(world, market, side, limit, left - fill, rate)
+            low, high, beyond = money.lock(world, market, side, locked_at, left - fill, rate)
             after = (low, high)
         _fill(world, record, market, side, account, order_id, slot, fill, wide.subtract(lock, after), rate)
         lock = after
@@ -449,10 +464,10 @@ def place(world: World, record: int) -> int:  # noqa: C901 - the contract's chec
     if left == 0:
         return OK
     if crossed_self or (tif != _GTC and tif != _POST_ONLY):
-        low, high, beyond = money.lock(world, market, side, limit, left, rate)
+        low, high, beyond = money.lock(world, market, side, locked_at, left, rate)
         money.release(world, row, (low, high))
         return OK
-    book.rest(world, market, side, order_id, account, limit, world.ticks[at], left, rate, post_only)
+    book.rest(world, market, side, order_id, account, limit, world.ticks[at], left, rate, post_only, reserve)
     return OK
 
 

@@ -12,11 +12,11 @@ from engine.exchange.kernels.jit import Array
 
 # A record's 32-bit words, as `engine.exchange.codec` lays them out; 64-bit fields take two.
 KIND_BYTE, SIDE_BYTE, TIF_BYTE = 24, 25, 26
-W_TIME, W_MARKET, W_ACCOUNT, W_ORDER, W_PRICE, W_QUANTITY, W_TEXT, W_CRC = 2, 7, 11, 13, 15, 17, 23, 39
+W_TIME, W_MARKET, W_ACCOUNT, W_ORDER, W_PRICE, W_QUANTITY, W_RESERVE, W_TEXT, W_CRC = 2, 7, 11, 13, 15, 17, 19, 23, 39
 TEXT_WORDS = 16
 
 QUANTITY, ORDER_ID, PRICE, ACCOUNT, NEXT, PREVIOUS, RATE, TICK = range(8)
-SIDE, MARKET, MINE_NEXT, MINE_PREVIOUS, POST_ONLY = range(8, 13)
+SIDE, MARKET, MINE_NEXT, MINE_PREVIOUS, POST_ONLY, RESERVE = range(8, 14)
 SLOT_COLUMNS = 16
 """Columns of a slot: what a fill needs in the first cache line, what leaving needs in the second."""
 

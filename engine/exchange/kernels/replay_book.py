@@ -27,6 +27,7 @@ from engine.exchange.kernels.replay_arrays import (
     PRICE,
     QUANTITY,
     RATE,
+    RESERVE,
     ROWS,
     SIDE,
     TICK,
@@ -143,6 +144,7 @@ def rest(
     quantity: int,
     rate: int,
     post_only: int,
+    reserve: int,
 ) -> None:
     """Put an order at the end of its level."""
     slots = world.slots
@@ -166,6 +168,7 @@ def rest(
     slots[slot, SIDE] = side
     slots[slot, MARKET] = market
     slots[slot, POST_ONLY] = post_only
+    slots[slot, RESERVE] = reserve
     first = link(world.accounts[unsigned(account), FIRST_ORDER])
     slots[slot, MINE_NEXT] = first
     slots[slot, MINE_PREVIOUS] = 0
