@@ -39,7 +39,7 @@ LISTING = (1, "BTC-USDT", BTC, USDT, 10, 3)
 
 
 class Exchange:
-    """A market BTC-USDT (1 lot = 10 base units, 1 tick x lot = 3 quote units); accounts 1 to 3 hold both, u-4 nothing."""
+    """A market BTC-USDT (1 lot = 10 base units, 1 tick x lot = 3 quote units); 1 to 3 hold both, 4 nothing."""
 
     def __init__(self, limits: cmd.MarketLimits = cmd.NO_LIMITS) -> None:
         self.engine = ExchangeEngine(FIRST_DAY)
