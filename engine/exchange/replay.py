@@ -140,12 +140,12 @@ def _by_kernel(reader: JournalReader, until_day: int | None) -> Replay | None:
     raw = checked_records(reader)
     try:
         run = Run(reader.first_day, raw)
-    except TooLargeError:
+    except (TooLargeError, MemoryError):
         return None
     try:
         run.advance(until_day)
     except ValueError as error:
-        seq = run.state.last_seq + 1
+        seq = run.done + 1
         raise JournalCorruptError(reader.path, seq=seq, offset=seq * raw.shape[1], why=str(error)) from None
     done: Replayed = run.finish()
     seconds = time.perf_counter() - started

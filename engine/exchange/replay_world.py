@@ -20,13 +20,13 @@ from engine.exchange.book import Book, Order
 from engine.exchange.codec import BODY_BYTES, RECORD_BYTES, TEXT_BYTES, Kind
 from engine.exchange.kernels import bitmap
 from engine.exchange.kernels import replay_arrays as column
-from engine.exchange.kernels.replay import add_account
 from engine.exchange.kernels.replay_arrays import World
+from engine.exchange.kernels.replay_checks import add_account
 from engine.exchange.state import EngineState, UsedOrderKey
 
 Ints = npt.NDArray[np.int64]
 
-MAX_WORLD_BYTES = 1 << 36
+MAX_WORLD_BYTES = 1 << 33
 """A journal that needs larger arrays than this is replayed by the online engine."""
 
 _TICKS_AT_LEAST = 1 << 16

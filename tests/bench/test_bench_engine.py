@@ -1,8 +1,8 @@
 """How fast the trading core is: matching alone, whole replays, one command; beside other books on the same stream.
 
 Peers are not in this project's lock. Name an interpreter that has them, e.g.
-`python -m venv /tmp/peers && /tmp/peers/bin/pip install limit-order-book lightmatchingengine pyorderbook order-matching`
-and `COMPLINE_BENCH_PEERS=/tmp/peers/bin/python make bench`.
+`python -m venv /tmp/peers && /tmp/peers/bin/pip install limit-order-book lightmatchingengine pyorderbook order-matching
+polars pandera` and `COMPLINE_BENCH_PEERS=/tmp/peers/bin/python make bench`.
 """
 
 from __future__ import annotations
@@ -276,8 +276,8 @@ def test_side_by_side_on_the_same_stream(peer: str, count: int, cancels: bool, s
     equal = "equal" if answer["trades"] == expected else f"DIFFERENT ({len(answer['trades'])} against {len(expected)})"
     rates = [count / seconds for seconds in (kernel_s, python_s, answer["seconds"])]
     say(
-        f"{count:,} messages{'' if cancels else ' without cancels'}: numba {rates[0]:,.0f}/s, CPython {rates[1]:,.0f}/s,"
-        f" {peer} {rates[2]:,.0f}/s; trades {equal}"
+        f"{count:,} messages{'' if cancels else ' without cancels'}: numba {rates[0]:,.0f}/s,"
+        f" CPython {rates[1]:,.0f}/s, {peer} {rates[2]:,.0f}/s; trades {equal}"
     )
     assert rates[1] > rates[2]
     assert rates[0] > rates[2]

@@ -1,10 +1,10 @@
 """The replay kernel: orders of a journal decided, locked, matched and settled on arrays.
 
-What belongs here: what `engine.exchange.orders` and `engine.exchange.risk` do, decision by decision.
+What belongs here: what `engine.exchange.orders` and `engine.exchange.fills` do, decision by decision.
 What does not: commands that are rare or carry names (the kernel stops before one, and the online engine's own code
 applies it to the same balances: see `engine.exchange.replay_numba`).
 
-Reasons are `engine.exchange.events.RejectReason`; the order of the checks is the contract between both engines, and a
+The order of the checks is the contract between both engines, and a
 differential test over random commands holds it.
 """
 
@@ -19,22 +19,15 @@ from engine.exchange.kernels.jit import inlined, kernel, link, signed, unsigned
 from engine.exchange.kernels.replay_arrays import (
     ACCOUNT,
     AVAILABLE,
-    BAND,
     FIRST_ORDER,
-    FRESH_FROM,
     GENESIS,
     KIND_BYTE,
     LAST_PRICE,
-    LEAST_LOTS,
     LOCKED,
     MAKER_RATE,
     MARKET,
-    MAX_AGE,
     MAY_TRADE,
     MINE_NEXT,
-    MOST_LOTS,
-    NOTIONAL_HIGH,
-    NOTIONAL_LOW,
     ORDER_ID,
     POST_ONLY,
     PRICE,
@@ -43,7 +36,6 @@ from engine.exchange.kernels.replay_arrays import (
     RESERVE,
     SIDE,
     SIDE_BYTE,
-    SLIPPAGE,
     T_MAKER,
     T_MAKER_FEE,
     T_MAKER_FEE_HIGH,
@@ -60,11 +52,8 @@ from engine.exchange.kernels.replay_arrays import (
     T_TAKER_ORDER,
     T_TAKER_RATE,
     TAKER_RATE,
-    TEXT_WORDS,
     TIF_BYTE,
     TRADES,
-    VENUE_PRICE,
-    VENUE_TIME,
     W_ACCOUNT,
     W_MARKET,
     W_ORDER,
@@ -75,151 +64,32 @@ from engine.exchange.kernels.replay_arrays import (
     W_TIME,
     World,
 )
+from engine.exchange.kernels.replay_checks import (
+    ACCOUNT_MAY_NOT_TRADE,
+    FOK,
+    GTC,
+    INSUFFICIENT_FUNDS,
+    INVALID_CUT_OFF,
+    INVALID_PRICE,
+    INVALID_QUANTITY,
+    NOT_FILLABLE,
+    NOT_THE_OWNER,
+    OK,
+    POST_ONLY_TIF,
+    PRICE_ABOVE_RESERVE,
+    TOO_LARGE,
+    UNKNOWN_ACCOUNT,
+    UNKNOWN_MARKET,
+    UNKNOWN_ORDER,
+    WOULD_TAKE,
+    find_account,
+    known_reference,
+    limit_of,
+    reference_place,
+    word,
+)
 
 NEW_ORDER, CANCEL_ORDER, CANCEL_ALL, REDUCE_ORDER, AMEND_ORDER = 10, 11, 13, 14, 15
-_GTC, _POST_ONLY, _FOK, _MARKET = 0, 3, 2, 4
-
-OK = 0
-UNKNOWN_ACCOUNT, UNKNOWN_MARKET, UNKNOWN_ORDER = 1, 2, 4
-INVALID_PRICE, INVALID_QUANTITY, INSUFFICIENT_FUNDS, DUPLICATE_REFERENCE = 5, 6, 7, 8
-NOT_THE_OWNER, INVALID_CUT_OFF, TOO_LARGE, ACCOUNT_MAY_NOT_TRADE = 10, 12, 13, 14
-BELOW_MIN_QUANTITY, ABOVE_MAX_QUANTITY, BELOW_MIN_NOTIONAL, PRICE_OUTSIDE_BAND = 18, 19, 20, 21
-NO_REFERENCE_PRICE, WOULD_TAKE, NOT_FILLABLE, REFERENCE_CONFLICT, PRICE_ABOVE_RESERVE = 22, 23, 24, 25, 27
-
-_MAX_TICKS = 2**63 - 1
-_MILLION = 1_000_000
-_SHIFT = unsigned(32)
-_MIX = unsigned(0x9E3779B97F4A7C15)
-
-
-@inlined
-def _word(world: World, record: Any, field: int) -> Any:
-    """An unsigned 64-bit field of a record."""
-    return unsigned(world.words[record, field]) | (unsigned(world.words[record, field + 1]) << _SHIFT)
-
-
-@inlined
-def _mixed(value: Any) -> Any:
-    value = (value ^ (value >> _SHIFT)) * _MIX
-    return value ^ (value >> unsigned(29))
-
-
-@inlined
-def find_account(world: World, number: Any) -> int:
-    """The dense account of a number, -1 for none."""
-    mask = unsigned(len(world.account_keys) - 1)
-    place = _mixed(number) & mask
-    while world.account_values[place]:
-        if world.account_keys[place] == number:
-            return int(signed(world.account_values[place]) - 1)
-        place = (place + unsigned(1)) & mask
-    return -1
-
-
-@kernel
-def add_account(world: World, number: Any, dense: int) -> None:
-    """Make an account number known."""
-    mask = unsigned(len(world.account_keys) - 1)
-    place = _mixed(number) & mask
-    while world.account_values[place]:
-        place = (place + unsigned(1)) & mask
-    world.account_keys[place] = number
-    world.account_values[place] = dense + 1
-
-
-@inlined
-def _reference_place(world: World, record: Any) -> Any:
-    """Where a record's account and client reference are in the table, or would be."""
-    mask = unsigned(len(world.references) - 1)
-    place = _mixed(_word(world, record, W_ACCOUNT))
-    for index in range(TEXT_WORDS):
-        part = world.words[record, unsigned(W_TEXT + index)]
-        if part == 0:
-            break
-        place = _mixed(place ^ unsigned(part))
-    place &= mask
-    while world.references[place]:
-        there = unsigned(world.references[place] - 1)
-        same = _word(world, there, W_ACCOUNT) == _word(world, record, W_ACCOUNT)
-        for index in range(TEXT_WORDS):
-            at = unsigned(W_TEXT + index)
-            same = same and world.words[there, at] == world.words[record, at]
-        if same:
-            return place
-        place = (place + unsigned(1)) & mask
-    return place
-
-
-@inlined
-def _known_reference(world: World, place: Any, record: Any) -> int:
-    """Whether the reference at a place still counts, and for the same order."""
-    found = signed(world.references[place])
-    if found == 0 or found - 1 < world.counters[FRESH_FROM]:
-        return OK
-    there = unsigned(found - 1)
-    same = (
-        world.raw[there, SIDE_BYTE] == world.raw[record, SIDE_BYTE]
-        and world.raw[there, TIF_BYTE] == world.raw[record, TIF_BYTE]
-        and (world.words[there, W_MARKET] & 0xFFFF) == (world.words[record, W_MARKET] & 0xFFFF)
-        and _word(world, there, W_PRICE) == _word(world, record, W_PRICE)
-        and _word(world, there, W_QUANTITY) == _word(world, record, W_QUANTITY)
-        and _word(world, there, W_RESERVE) == _word(world, record, W_RESERVE)
-    )
-    return DUPLICATE_REFERENCE if same else REFERENCE_CONFLICT
-
-
-@inlined
-def _share(price: int, ppm: int) -> int:
-    """A price's share in parts per million, rounded down; at most the price."""
-    whole = price // _MILLION
-    return whole * ppm + (price - whole * _MILLION) * ppm // _MILLION
-
-
-@inlined
-def _reference_price(world: World, market: Any, now: int) -> int:
-    """Last trade, else a fresh venue price, 0 for none."""
-    last = world.markets[market, LAST_PRICE]
-    if last:
-        return int(last)
-    venue = world.markets[market, VENUE_PRICE]
-    if venue and now - world.markets[market, VENUE_TIME] <= world.markets[market, MAX_AGE]:
-        return int(venue)
-    return 0
-
-
-@inlined
-def _limit(world: World, market: Any, side: int, tif: int, price: int, quantity: int, now: int) -> tuple[int, int]:
-    """`risk.limit_price`: a reason, or OK and the limit."""
-    if price < 0 or (price == 0 and tif != _MARKET):
-        return INVALID_PRICE, 0
-    if quantity <= 0:
-        return INVALID_QUANTITY, 0
-    if unsigned(quantity) < unsigned(world.markets[market, LEAST_LOTS]):
-        return BELOW_MIN_QUANTITY, 0
-    most = unsigned(world.markets[market, MOST_LOTS])
-    if most and unsigned(quantity) > most:
-        return ABOVE_MAX_QUANTITY, 0
-    limit = valued = price
-    if tif == _MARKET:
-        valued = _reference_price(world, market, now)
-        if valued == 0:
-            return NO_REFERENCE_PRICE, 0
-        slip = _share(valued, world.markets[market, SLIPPAGE])
-        if side == 0:
-            limit = _MAX_TICKS if slip > _MAX_TICKS - valued else valued + slip
-            limit = min(limit, price) if price else limit
-        else:
-            limit = max(max(valued - slip, 1), price)
-    elif world.markets[market, BAND]:
-        reference = _reference_price(world, market, now)
-        if reference and abs(price - reference) > _share(reference, world.markets[market, BAND]):
-            return PRICE_OUTSIDE_BAND, 0
-    least = (world.wides[market, NOTIONAL_LOW], world.wides[market, NOTIONAL_HIGH])
-    if least[0] or least[1]:
-        low, high, beyond = money.notional(world, market, valued, quantity)
-        if not beyond and wide.less((low, high), least):
-            return BELOW_MIN_NOTIONAL, 0
-    return OK, limit
 
 
 @inlined
@@ -229,7 +99,7 @@ def _own(world: World, record: Any, account: int) -> tuple[int, Any]:
         return INVALID_CUT_OFF, link(0)
     if account < 0:
         return UNKNOWN_ACCOUNT, link(0)
-    order_id = _word(world, record, W_ORDER)
+    order_id = word(world, record, W_ORDER)
     if order_id >= unsigned(len(world.slot_of)):
         return UNKNOWN_ORDER, link(0)
     slot = world.slot_of[order_id]
@@ -275,7 +145,7 @@ def cancel_resting(world: World, record: int) -> int:
     """CANCEL_ORDER, CANCEL_ALL and REDUCE_ORDER: a reason, or OK and it is done."""
     at = unsigned(record)
     kind = world.raw[at, KIND_BYTE]
-    account = find_account(world, _word(world, at, W_ACCOUNT))
+    account = find_account(world, word(world, at, W_ACCOUNT))
     if kind == CANCEL_ALL:
         number = world.words[at, W_MARKET] & 0xFFFF
         if world.counters[GENESIS]:
@@ -296,7 +166,7 @@ def cancel_resting(world: World, record: int) -> int:
     if reason:
         return reason
     if kind == REDUCE_ORDER:
-        fewer = signed(_word(world, at, W_QUANTITY))
+        fewer = signed(word(world, at, W_QUANTITY))
         if fewer <= 0:
             return INVALID_QUANTITY
         if fewer < world.slots[slot, QUANTITY]:
@@ -372,9 +242,9 @@ def _fill(
 def place(world: World, record: int) -> int:  # noqa: C901 - the contract's checks, in their order
     """NEW_ORDER and AMEND_ORDER: a reason, or OK and it is decided, locked, matched and rested or released."""
     at = unsigned(record)
-    account = find_account(world, _word(world, at, W_ACCOUNT))
-    price, quantity = signed(_word(world, at, W_PRICE)), signed(_word(world, at, W_QUANTITY))
-    now = signed(_word(world, at, W_TIME))
+    account = find_account(world, word(world, at, W_ACCOUNT))
+    price, quantity = signed(word(world, at, W_PRICE)), signed(word(world, at, W_QUANTITY))
+    now = signed(word(world, at, W_TIME))
     amends = world.raw[at, KIND_BYTE] == AMEND_ORDER
     slot, key = link(0), unsigned(0)
     keyed = False
@@ -384,7 +254,7 @@ def place(world: World, record: int) -> int:  # noqa: C901 - the contract's chec
             return reason
         if not world.accounts[unsigned(account), MAY_TRADE]:
             return ACCOUNT_MAY_NOT_TRADE
-        side, tif = world.slots[slot, SIDE], _GTC
+        side, tif = world.slots[slot, SIDE], GTC
         post_only = world.slots[slot, POST_ONLY]
         market = world.slots[slot, MARKET]
         order_id = world.slots[slot, ORDER_ID]
@@ -396,8 +266,8 @@ def place(world: World, record: int) -> int:  # noqa: C901 - the contract's chec
             return UNKNOWN_ACCOUNT
         keyed = world.words[at, W_TEXT] != 0
         if keyed:
-            key = _reference_place(world, at)
-            reason = _known_reference(world, key, at)
+            key = reference_place(world, at)
+            reason = known_reference(world, key, at)
             if reason:
                 return reason
         market = signed(world.market_of[world.words[at, W_MARKET] & 0xFFFF])
@@ -406,10 +276,10 @@ def place(world: World, record: int) -> int:  # noqa: C901 - the contract's chec
         if not world.accounts[unsigned(account), MAY_TRADE]:
             return ACCOUNT_MAY_NOT_TRADE
         side, tif = signed(world.raw[at, SIDE_BYTE]), signed(world.raw[at, TIF_BYTE])
-        post_only = signed(1) if tif == _POST_ONLY else signed(0)
+        post_only = signed(1) if tif == POST_ONLY_TIF else signed(0)
         order_id = signed(record + 1)
-        reserve = signed(_word(world, at, W_RESERVE))
-    reason, limit = _limit(world, unsigned(market), side, tif, price, quantity, now)
+        reserve = signed(word(world, at, W_RESERVE))
+    reason, limit = limit_of(world, unsigned(market), side, tif, price, quantity, now)
     if reason:
         return reason
     if side == 0 and reserve and reserve < limit:
@@ -430,7 +300,7 @@ def place(world: World, record: int) -> int:  # noqa: C901 - the contract's chec
         return INSUFFICIENT_FUNDS
     if post_only and book.crosses(world, market, side, limit):
         return WOULD_TAKE
-    if tif == _FOK and not book.fills_whole(world, market, side, limit, quantity, account):
+    if tif == FOK and not book.fills_whole(world, market, side, limit, quantity, account):
         return NOT_FILLABLE
     if keyed:
         world.references[key] = record + 1
@@ -463,7 +333,7 @@ def place(world: World, record: int) -> int:  # noqa: C901 - the contract's chec
             world.slots[slot, QUANTITY] = standing - fill
     if left == 0:
         return OK
-    if crossed_self or (tif != _GTC and tif != _POST_ONLY):
+    if crossed_self or (tif != GTC and tif != POST_ONLY_TIF):
         low, high, beyond = money.lock(world, market, side, locked_at, left, rate)
         money.release(world, row, (low, high))
         return OK
