@@ -40,6 +40,12 @@ def pytest_configure() -> None:
     os.environ.update(QUIET)
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_bdd_apply_tag(tag: str, function: object) -> bool:
+    """Leave the tags of outside feature files alone: as markers they would have to be declared."""
+    return True
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what takes long, unless `-m` names it."""
     asked = str(config.option.markexpr)

@@ -12,21 +12,47 @@ from __future__ import annotations
 from collections.abc import Iterator
 from heapq import heappop, heappush
 
-BUY = 0
+BUY, SELL = 0, 1
 
 
 class Order:
-    """A resting order. `quantity` is what is left, in lots; `rate_ppm` the fee rate that its lock was taken at."""
+    """A resting order. `quantity` is what is left, in lots; `rate_ppm` the fee rate that its lock was taken at.
 
-    __slots__ = ("account", "next", "order_id", "previous", "price", "quantity", "rate_ppm", "side")
+    `reserve` is the price that a bid locks at where that is not its own, else 0.
+    """
 
-    def __init__(self, order_id: int, account: int, side: int, price: int, quantity: int, rate_ppm: int) -> None:
+    __slots__ = (
+        "account",
+        "next",
+        "order_id",
+        "post_only",
+        "previous",
+        "price",
+        "quantity",
+        "rate_ppm",
+        "reserve",
+        "side",
+    )
+
+    def __init__(
+        self,
+        order_id: int,
+        account: int,
+        side: int,
+        price: int,
+        quantity: int,
+        rate_ppm: int,
+        post_only: bool = False,
+        reserve: int = 0,
+    ) -> None:
         self.order_id = order_id
         self.account = account
         self.side = side
         self.price = price
         self.quantity = quantity
         self.rate_ppm = rate_ppm
+        self.post_only = post_only
+        self.reserve = reserve
         self.previous: Order | None = None
         self.next: Order | None = None
 
@@ -44,28 +70,28 @@ class Level:
 class Book:
     """Both sides of one market."""
 
-    __slots__ = ("_heaps", "_levels", "_queued", "orders")
+    __slots__ = ("heaps", "levels", "orders", "queued")
 
     def __init__(self) -> None:
         self.orders: dict[int, Order] = {}
         # Heap keys are negated prices for bids, so that the best of either side is the smallest key.
-        self._levels: tuple[dict[int, Level], dict[int, Level]] = ({}, {})
-        self._heaps: tuple[list[int], list[int]] = ([], [])
-        self._queued: tuple[set[int], set[int]] = (set(), set())
+        self.levels: tuple[dict[int, Level], dict[int, Level]] = ({}, {})
+        self.heaps: tuple[list[int], list[int]] = ([], [])
+        self.queued: tuple[set[int], set[int]] = (set(), set())
 
     def rest(self, order: Order) -> None:
         """Put an order at the end of its price's queue."""
         side = order.side
         key = -order.price if side == BUY else order.price
-        levels = self._levels[side]
+        levels = self.levels[side]
         level = levels.get(key)
         self.orders[order.order_id] = order
         if level is None:
             levels[key] = Level(order)
-            queued = self._queued[side]
+            queued = self.queued[side]
             if key not in queued:
                 queued.add(key)
-                heappush(self._heaps[side], key)
+                heappush(self.heaps[side], key)
             return
         tail = level.tail
         tail.next = order
@@ -80,10 +106,10 @@ class Book:
             before.next = after
             after.previous = before
         elif before is None and after is None:
-            del self._levels[order.side][-order.price if order.side == BUY else order.price]
+            del self.levels[order.side][-order.price if order.side == BUY else order.price]
             return
         else:
-            level = self._levels[order.side][-order.price if order.side == BUY else order.price]
+            level = self.levels[order.side][-order.price if order.side == BUY else order.price]
             if before is not None:
                 before.next = None
                 level.tail = before
@@ -94,18 +120,40 @@ class Book:
 
     def best(self, side: int) -> Order | None:
         """The first order in line on a side; None for an empty one."""
-        heap = self._heaps[side]
-        levels = self._levels[side]
+        heap = self.heaps[side]
+        levels = self.levels[side]
         while heap:
             level = levels.get(heap[0])
             if level is not None:
                 return level.head
-            self._queued[side].discard(heappop(heap))
+            self.queued[side].discard(heappop(heap))
         return None
+
+    def crosses(self, side: int, price: int) -> bool:
+        """Whether an order of a side at a price would match at all."""
+        maker = self.best(SELL if side == BUY else BUY)
+        return maker is not None and (maker.price <= price if side == BUY else maker.price >= price)
+
+    def fills_whole(self, side: int, price: int, quantity: int, account: int) -> bool:
+        """Whether an order of a side would be filled whole at once, before it meets one of its own account."""
+        if not self.crosses(side, price):
+            return False
+        levels = self.levels[SELL if side == BUY else BUY]
+        reach = price if side == BUY else -price
+        for key in sorted(one for one in levels if one <= reach):
+            order: Order | None = levels[key].head
+            while order is not None:
+                if order.account == account:
+                    return False
+                quantity -= order.quantity
+                if quantity <= 0:
+                    return True
+                order = order.next
+        return False
 
     def queue(self, side: int) -> Iterator[Order]:
         """A side's orders, best price first, oldest first."""
-        levels = self._levels[side]
+        levels = self.levels[side]
         for key in sorted(levels):
             order: Order | None = levels[key].head
             while order is not None:

@@ -1,4 +1,4 @@
-"""Commands that configure the exchange: assets, markets, accounts, tiers, and the cut-off.
+"""Commands that configure the exchange: assets, markets, accounts, tiers, venue prices, and the cut-off.
 
 What belongs here: what makes a configuration valid, and what it adds to the registry.
 What does not: money (see `transfers`, `orders`).
@@ -6,22 +6,27 @@ What does not: money (see `transfers`, `orders`).
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from engine.exchange import commands as cmd
 from engine.exchange.book import Book
 from engine.exchange.codec import JournalRecord
 from engine.exchange.events import (
+    AccountChanged,
     AccountOpened,
     AssetListed,
     CutOff,
     Event,
+    MarketChanged,
     MarketListed,
     Rejected,
     RejectReason,
 )
-from engine.exchange.state import Account, Asset, EngineState, Market
+from engine.exchange.state import Account, Asset, EngineState, KeyKind, Market, UsedKey, VenuePrice
 from engine.money import MAX_DECIMALS
 
 MAX_RATE_PPM = 1_000_000
+_MASK = 2**64 - 1
 
 
 def set_asset(state: EngineState, record: JournalRecord, command: cmd.SetAsset) -> list[Event]:
@@ -33,29 +38,76 @@ def set_asset(state: EngineState, record: JournalRecord, command: cmd.SetAsset) 
     registry.add_asset(Asset(command.asset, command.symbol, command.decimals))
     state.fees[command.asset] = 0
     state.external[command.asset] = 0
+    state.adjustments[command.asset] = 0
     return [AssetListed(record.seq, command.asset, command.symbol, command.decimals)]
 
 
 def set_market(state: EngineState, record: JournalRecord, command: cmd.SetMarket) -> list[Event]:
-    """List a market of two listed assets whose tick x lot is a whole number of quote units."""
+    """List a market of two listed assets whose tick x lot is a whole number of quote units, or change its limits."""
     registry = state.registry
     if command.base not in registry.assets or command.quote not in registry.assets:
         return [Rejected(record.seq, RejectReason.UNKNOWN_ASSET, 0)]
-    taken = command.market in registry.markets or command.symbol in registry.market_by_symbol
-    whole = command.base_units_per_lot >= 1 and command.quote_units_per_tick_lot >= 1
-    if taken or command.market == 0 or command.base == command.quote or not whole:
-        return [Rejected(record.seq, RejectReason.INVALID_CONFIGURATION, 0)]
-    fields = (
+    market = Market(
         command.market,
         command.symbol,
         command.base,
         command.quote,
         command.base_units_per_lot,
         command.quote_units_per_tick_lot,
+        command.limits,
     )
-    registry.add_market(Market(*fields))
+    there = registry.markets.get(command.market)
+    if there is not None and replace(there, limits=command.limits) == market:
+        return _change_limits(state, record, there, market)
+    taken = there is not None or command.symbol in registry.market_by_symbol
+    whole = command.base_units_per_lot >= 1 and command.quote_units_per_tick_lot >= 1
+    if taken or command.market == 0 or command.base == command.quote or not whole or not _are_limits(command.limits):
+        return [Rejected(record.seq, RejectReason.INVALID_CONFIGURATION, 0)]
+    registry.add_market(market)
     state.books[command.market] = Book()
-    return [MarketListed(record.seq, *fields)]
+    return [
+        MarketListed(
+            record.seq,
+            market.market,
+            market.symbol,
+            market.base,
+            market.quote,
+            market.base_units_per_lot,
+            market.quote_units_per_tick_lot,
+        )
+    ]
+
+
+def _change_limits(state: EngineState, record: JournalRecord, there: Market, market: Market) -> list[Event]:
+    """Put limits of a higher revision in force; resting orders stay as they are."""
+    if market.limits.revision <= there.limits.revision:
+        same = market.limits == there.limits
+        return [
+            Rejected(record.seq, RejectReason.DUPLICATE_REFERENCE if same else RejectReason.INVALID_CONFIGURATION, 0)
+        ]
+    if not _are_limits(market.limits):
+        return [Rejected(record.seq, RejectReason.INVALID_CONFIGURATION, 0)]
+    state.registry.add_market(market)
+    return [MarketChanged(record.seq, market.market, market.limits.revision)]
+
+
+def _are_limits(limits: cmd.MarketLimits) -> bool:
+    ordered = limits.max_quantity_lots == 0 or limits.min_quantity_lots <= limits.max_quantity_lots
+    shares = 0 <= limits.band_ppm <= MAX_RATE_PPM and 0 <= limits.slippage_ppm <= MAX_RATE_PPM
+    return ordered and shares and limits.reference_max_age_us >= 0
+
+
+def set_reference(state: EngineState, record: JournalRecord, command: cmd.SetReference) -> list[Event]:
+    """Keep a venue's price that is newer (at the venue) than the one known."""
+    if command.market not in state.registry.markets:
+        return [Rejected(record.seq, RejectReason.UNKNOWN_MARKET, 0)]
+    if command.price_ticks <= 0:
+        return [Rejected(record.seq, RejectReason.INVALID_PRICE, 0)]
+    known = state.references.get(command.market)
+    if known is not None and record.effective_us <= known.effective_us:
+        return [Rejected(record.seq, RejectReason.STALE_REFERENCE, 0)]
+    state.references[command.market] = VenuePrice(command.price_ticks, record.ts_us, record.effective_us)
+    return []
 
 
 def open_account(state: EngineState, record: JournalRecord, command: cmd.OpenAccount) -> list[Event]:
@@ -67,17 +119,84 @@ def open_account(state: EngineState, record: JournalRecord, command: cmd.OpenAcc
     return [AccountOpened(record.seq, command.account, command.name)]
 
 
-def set_tiers(state: EngineState, record: JournalRecord, command: cmd.SetTiers) -> list[Event]:
-    """Set the rates from here on: 0 ≤ taker ≤ 100 %, and the maker's within ± the taker's.
+def _used(state: EngineState, kind: KeyKind, reference: str, key: UsedKey) -> RejectReason | None:
+    """Why a reference cannot be used; None if it can."""
+    known = state.transfers.get((kind, reference))
+    if known is None:
+        return None
+    return RejectReason.DUPLICATE_REFERENCE if replace(key, seq=known.seq) == known else RejectReason.REFERENCE_CONFLICT
 
-    A rebate above the taker fee would pay out what no trade brought in; a maker fee above it would exceed the lock.
+
+def set_account(state: EngineState, record: JournalRecord, command: cmd.SetAccount) -> list[Event]:
+    """Put an account's state, rights and holds in force; only an active or restricted one may trade."""
+    account = state.registry.accounts.get(command.account)
+    if account is None:
+        return [Rejected(record.seq, RejectReason.UNKNOWN_ACCOUNT, command.account)]
+    rights = command.state | command.may_trade << 8 | command.may_withdraw << 9 | int(command.holds) << 16
+    key = UsedKey(record.seq, command.account, 0, rights)
+    reason = _used(state, KeyKind.SET_ACCOUNT, command.reference, key)
+    if reason is not None:
+        return [Rejected(record.seq, reason, command.account)]
+    if command.may_trade and command.state not in (cmd.AccountState.ACTIVE, cmd.AccountState.RESTRICTED):
+        return [Rejected(record.seq, RejectReason.INVALID_CONFIGURATION, command.account)]
+    state.transfers[KeyKind.SET_ACCOUNT, command.reference] = key
+    state.registry.add_account(
+        replace(
+            account,
+            state=command.state,
+            may_trade=command.may_trade,
+            may_withdraw=command.may_withdraw,
+            holds=command.holds,
+        )
+    )
+    return [
+        AccountChanged(
+            record.seq,
+            command.account,
+            command.state,
+            command.may_trade,
+            command.may_withdraw,
+            int(command.holds),
+        )
+    ]
+
+
+def set_tiers(state: EngineState, record: JournalRecord, command: cmd.SetTiers) -> list[Event]:
+    """Set a tier's rates from here on: 0 ≤ taker ≤ 100 %, and the maker's within ± the taker's.
+
+    A rebate above the taker fee, also that of another tier, would pay out what no trade brought in; a maker fee above
+    it would exceed the lock.
     """
     maker, taker = command.maker_rate_ppm, command.taker_rate_ppm
     if not 0 <= taker <= MAX_RATE_PPM or not -taker <= maker <= taker:
         return [Rejected(record.seq, RejectReason.INVALID_CONFIGURATION, 0)]
-    state.maker_rate_ppm = maker
-    state.taker_rate_ppm = taker
-    state.tiers_set = True
+    key = UsedKey(record.seq, command.tier, 0, (maker & _MASK) | taker << 64)
+    if command.reference:
+        reason = _used(state, KeyKind.SET_TIERS, command.reference, key)
+        if reason is not None:
+            return [Rejected(record.seq, reason, 0)]
+    others = [rates for tier, rates in state.tiers.items() if tier != command.tier]
+    if any(maker + rates[1] < 0 or rates[0] + taker < 0 for rates in others):
+        return [Rejected(record.seq, RejectReason.INVALID_CONFIGURATION, 0)]
+    if command.reference:
+        state.transfers[KeyKind.SET_TIERS, command.reference] = key
+    state.tiers[command.tier] = (maker, taker)
+    return []
+
+
+def set_account_tier(state: EngineState, record: JournalRecord, command: cmd.SetAccountTier) -> list[Event]:
+    """Put an account into a tier that is set."""
+    account = state.registry.accounts.get(command.account)
+    if account is None:
+        return [Rejected(record.seq, RejectReason.UNKNOWN_ACCOUNT, command.account)]
+    key = UsedKey(record.seq, command.account, 0, command.tier)
+    reason = _used(state, KeyKind.SET_ACCOUNT_TIER, command.reference, key)
+    if reason is None and command.tier not in state.tiers:
+        reason = RejectReason.INVALID_CONFIGURATION
+    if reason is not None:
+        return [Rejected(record.seq, reason, command.account)]
+    state.transfers[KeyKind.SET_ACCOUNT_TIER, command.reference] = key
+    state.registry.add_account(replace(account, tier=command.tier))
     return []
 
 

@@ -15,6 +15,7 @@ from engine.exchange import configuration, orders, transfers
 from engine.exchange.book import Order
 from engine.exchange.codec import JournalRecord
 from engine.exchange.events import Event, Side
+from engine.exchange.fills import lock_of
 from engine.exchange.state import Balance, EngineState, Registry
 
 _HANDLERS: dict[type, Callable[[EngineState, JournalRecord, Any], list[Event]]] = {
@@ -22,14 +23,24 @@ _HANDLERS: dict[type, Callable[[EngineState, JournalRecord, Any], list[Event]]] 
     cmd.SetMarket: configuration.set_market,
     cmd.OpenAccount: configuration.open_account,
     cmd.SetTiers: configuration.set_tiers,
+    cmd.SetReference: configuration.set_reference,
+    cmd.SetAccount: configuration.set_account,
+    cmd.SetAccountTier: configuration.set_account_tier,
     cmd.CutOff: configuration.cut_off,
     cmd.OpeningBalance: transfers.transfer,
     cmd.Deposit: transfers.transfer,
     cmd.Withdrawal: transfers.transfer,
     cmd.WithdrawalConfirmed: transfers.transfer,
     cmd.WithdrawalFailed: transfers.transfer,
+    cmd.Stake: transfers.transfer,
+    cmd.Unstake: transfers.transfer,
+    cmd.Reward: transfers.transfer,
+    cmd.Adjust: transfers.transfer,
     cmd.NewOrder: orders.new_order,
     cmd.CancelOrder: orders.cancel_order,
+    cmd.CancelAll: orders.cancel_all,
+    cmd.ReduceOrder: orders.reduce_order,
+    cmd.AmendOrder: orders.amend_order,
 }
 
 
@@ -92,6 +103,10 @@ class ExchangeEngine:
         """What came in less what left in an asset, ever."""
         return self.state.external.get(asset, 0)
 
+    def adjustments(self, asset: int) -> int:
+        """Rewards and corrections credited less those taken in an asset, ever."""
+        return self.state.adjustments.get(asset, 0)
+
     def best(self, market: int, side: Side) -> Order | None:
         """The first order in line on a side of a market."""
         book = self.state.books.get(market)
@@ -111,10 +126,11 @@ class ExchangeEngine:
 
     def seen_transfer(self, kind: int, reference: str) -> int | None:
         """The sequence at which a transfer of this kind and reference had its effect."""
-        return self.state.transfers.get((kind, reference))
+        key = self.state.transfers.get((kind, reference))
+        return None if key is None else key.seq
 
     def check_conservation(self) -> None:
-        """Check that per asset all holdings plus fees equal what came in less what left.
+        """Check that per asset all holdings plus fees equal what came in less what left, and adjustments.
 
         Raises:
             GateError: they differ, or a balance is negative.
@@ -125,11 +141,12 @@ class ExchangeEngine:
                 raise GateError(f"engine: account {account}, asset {asset} holds {row}", rule="no balance is negative")
             sums[asset] += sum(row)
         for asset, held in sums.items():
-            if held != self.state.external[asset]:
+            due = self.state.held(asset)
+            if held != due:
                 raise GateError(
                     f"engine: asset {asset} after sequence {self.last_seq}: {held} units held and collected, "
-                    f"{self.state.external[asset]} came in, difference {held - self.state.external[asset]}",
-                    rule="available + locked + staked + in transit + fees = external flows",
+                    f"{due} came in, difference {held - due}",
+                    rule="available + locked + staked + in transit + fees = external flows + adjustments",
                     next_step="stop trading; replay the journal to find the command",
                 )
 
@@ -143,8 +160,7 @@ class ExchangeEngine:
         for number, order in self.resting():
             market = self.registry.markets[number]
             key = (order.account, market.quote if order.side == Side.BUY else market.base)
-            need = orders.lock_units(market, order.side, order.price, order.quantity, order.rate_ppm)
-            locks[key] = locks.get(key, 0) + need
+            locks[key] = locks.get(key, 0) + lock_of(market, order)
         for key, row in self.state.balances.items():
             if row[1] != locks.pop(key, 0):
                 raise GateError(f"engine: account {key[0]}, asset {key[1]} locks {row[1]}, its orders differ")

@@ -32,6 +32,13 @@ class TransferKind(IntEnum):
     WITHDRAWAL_CONFIRMED = 4
     WITHDRAWAL_FAILED = 5
     """In transit -> available."""
+    STAKE = 6
+    """Available -> staked."""
+    UNSTAKE = 7
+    """Staked -> available."""
+    REWARD = 8
+    ADJUST = 9
+    """An approved correction; its units may be negative."""
 
 
 class RejectReason(IntEnum):
@@ -50,6 +57,25 @@ class RejectReason(IntEnum):
     INVALID_CONFIGURATION = 11
     INVALID_CUT_OFF = 12
     TOO_LARGE = 13
+    ACCOUNT_MAY_NOT_TRADE = 14
+    ACCOUNT_MAY_NOT_WITHDRAW = 15
+    ACCOUNT_ON_HOLD = 16
+    ACCOUNT_MAY_NOT_RECEIVE = 17
+    BELOW_MIN_QUANTITY = 18
+    ABOVE_MAX_QUANTITY = 19
+    BELOW_MIN_NOTIONAL = 20
+    PRICE_OUTSIDE_BAND = 21
+    NO_REFERENCE_PRICE = 22
+    WOULD_TAKE = 23
+    """A post-only order that would match."""
+    NOT_FILLABLE = 24
+    """A fill-or-kill order that the book cannot fill whole."""
+    REFERENCE_CONFLICT = 25
+    """A known reference with another payload; with the same it is DUPLICATE_REFERENCE."""
+    STALE_REFERENCE = 26
+    """A venue price that is not newer than the one known."""
+    PRICE_ABOVE_RESERVE = 27
+    """A bid amended beyond the price that it reserved funds at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +182,51 @@ class OrderCancelled:
 
 
 @dataclass(frozen=True, slots=True)
+class OrderReduced:
+    """Lots were taken off a resting order, which keeps its place; their lock was released."""
+
+    engine_seq: int
+    order_id: int
+    account: int
+    market: int
+    quantity_lots: int
+    left_lots: int
+
+
+@dataclass(frozen=True, slots=True)
+class OrderAmended:
+    """An order left its place and came again with this limit and rest; what it then did follows."""
+
+    engine_seq: int
+    order_id: int
+    account: int
+    market: int
+    price_ticks: int
+    quantity_lots: int
+
+
+@dataclass(frozen=True, slots=True)
+class AccountChanged:
+    """What an account may do changed; `state` and `holds` are those of `commands`."""
+
+    engine_seq: int
+    account: int
+    state: int
+    may_trade: bool
+    may_withdraw: bool
+    holds: int
+
+
+@dataclass(frozen=True, slots=True)
+class MarketChanged:
+    """The limits of a market changed."""
+
+    engine_seq: int
+    market: int
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
 class Rejected:
     """A journalled command that changed nothing."""
 
@@ -165,5 +236,17 @@ class Rejected:
 
 
 Event = (
-    Trade | Transfer | CutOff | AssetListed | MarketListed | AccountOpened | OrderAccepted | OrderCancelled | Rejected
+    Trade
+    | Transfer
+    | CutOff
+    | AssetListed
+    | MarketListed
+    | MarketChanged
+    | AccountOpened
+    | AccountChanged
+    | OrderAccepted
+    | OrderCancelled
+    | OrderReduced
+    | OrderAmended
+    | Rejected
 )

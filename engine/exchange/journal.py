@@ -135,7 +135,7 @@ class JournalReader:
             for start in range(0, len(data) - RECORD_BYTES + 1, RECORD_BYTES):
                 raw = data[start : start + RECORD_BYTES]
                 if not codec.is_good(raw, seq + 1, crc):
-                    self._refuse_unless_torn(seq + 1)
+                    self.refuse_unless_torn(seq + 1)
                     return
                 seq += 1
                 crc = codec.crc_of(raw)
@@ -188,7 +188,7 @@ class JournalReader:
                 return
             seq += len(kinds)
 
-    def _refuse_unless_torn(self, seq: int) -> None:
+    def refuse_unless_torn(self, seq: int) -> None:
         """Raise unless everything from before this record's CRC to the end of the file is zero."""
         offset = seq * RECORD_BYTES
         position = offset + BODY_BYTES

@@ -1,114 +1,233 @@
-"""Orders: funds locked, matched at the maker's price, settled fill by fill, the rest released.
+"""Orders: checked, funds locked, matched at the maker's price, rested or released; cancelled, reduced, amended.
 
-What belongs here: the life of an order and what each fill moves.
-What does not: the queue itself (see `book`).
-
-An order's lock is always exactly `lock_units` of what is left of it: for a bid the notional at its limit plus the fee
-on that, rounded up, at the taker rate when it was accepted; for an ask the base. A fill releases the difference of two
-such locks and pays from it, so nothing is ever left locked and a bid's fills never cost more than its lock, although
-each rounds: where a bid fills at its own limit in parts, a part's fee may be the floor instead of the ceiling, so that
-all parts together pay the fee on the whole, rounded up once. Rates in force at the fill apply, but a bid never pays
-more than the rate that it locked at.
+What belongs here: the life of an order.
+What does not: the queue itself (see `book`), limits and bands (see `risk`), what a fill moves (see `fills`).
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from engine.exchange import commands as cmd
 from engine.exchange.book import Book, Order
 from engine.exchange.codec import JournalRecord
-from engine.exchange.events import Event, OrderAccepted, OrderCancelled, Rejected, RejectReason, Side, Trade
-from engine.exchange.state import AVAILABLE, LOCKED, EngineState, Market
-from engine.money import MAX_UNITS, fee_units
+from engine.exchange.events import (
+    Event,
+    OrderAccepted,
+    OrderAmended,
+    OrderCancelled,
+    OrderReduced,
+    Rejected,
+    RejectReason,
+    Side,
+)
+from engine.exchange.fills import fill, lock_of, lock_units, release
+from engine.exchange.risk import limit_price
+from engine.exchange.state import AVAILABLE, LOCKED, EngineState, Market, UsedOrderKey
+from engine.money import MAX_UNITS
 
 BUY, SELL = Side.BUY, Side.SELL
-
-
-def lock_units(market: Market, side: int, price_ticks: int, quantity_lots: int, rate_ppm: int) -> int:
-    """What a resting or new order locks: quote units for a bid (notional and fee), base units for an ask."""
-    if side == SELL:
-        return quantity_lots * market.base_units_per_lot
-    notional = price_ticks * quantity_lots * market.quote_units_per_tick_lot
-    return notional + fee_units(notional, rate_ppm)
+_TIF = cmd.TimeInForce
+_NEVER_RESTS = (_TIF.IOC, _TIF.FOK, _TIF.MARKET)
 
 
 def new_order(state: EngineState, record: JournalRecord, command: cmd.NewOrder) -> list[Event]:
     """Check, lock, match, settle and rest or release an order."""
-    rate = state.taker_rate_ppm
-    reason = _refusal(state, command)
+    account, side = command.account, command.side
+    key = UsedOrderKey(
+        record.seq,
+        command.market,
+        side,
+        command.tif,
+        command.price_ticks,
+        command.quantity_lots,
+        command.reserve_price_ticks,
+    )
+    reason = _stranger(state, command, key)
     if reason is not None:
-        return [Rejected(record.seq, reason, command.account)]
+        return [Rejected(record.seq, reason, account)]
     market = state.registry.markets[command.market]
-    side = command.side
-    row = state.row(command.account, market.quote if side == BUY else market.base)
-    lock = lock_units(market, side, command.price_ticks, command.quantity_lots, rate)
+    limit = limit_price(state, market, side, command.tif, command.price_ticks, command.quantity_lots, record.ts_us)
+    if isinstance(limit, RejectReason):
+        return [Rejected(record.seq, limit, account)]
+    reserve = command.reserve_price_ticks
+    if side == BUY and reserve and reserve < limit:
+        return [Rejected(record.seq, RejectReason.INVALID_PRICE, account)]
+    rate = state.rates(account)[1]
+    lock = lock_units(market, side, reserve or limit, command.quantity_lots, rate)
+    book = state.books[command.market]
+    reason = _uncovered(state, market, account, side, lock, 0) or _unmet(book, command, limit)
+    if reason is not None:
+        return [Rejected(record.seq, reason, account)]
+    row = state.row(account, market.quote if side == BUY else market.base)
     row[AVAILABLE] -= lock
     row[LOCKED] += lock
     if command.reference:
-        state.order_references[0][command.account, command.reference] = record.seq
-    order = Order(record.seq, command.account, side, command.price_ticks, command.quantity_lots, rate)
-    events: list[Event] = [OrderAccepted(record.seq, record.seq, command.account, command.market)]
-    book = state.books[command.market]
-    crossed_self = _match(state, record, market, book, order, events)
-    if order.quantity:
-        if command.tif == cmd.TimeInForce.IOC or crossed_self:
-            _release(state, market, order)
-            events.append(OrderCancelled(record.seq, record.seq, command.account, command.market, order.quantity))
-        else:
-            book.rest(order)
-            state.order_market[order.order_id] = command.market
+        state.order_references[0][account, command.reference] = key
+    order = Order(record.seq, account, side, limit, command.quantity_lots, rate, command.tif == _TIF.POST_ONLY, reserve)
+    events: list[Event] = [OrderAccepted(record.seq, record.seq, account, command.market)]
+    _execute(state, record, market, order, command.tif, events)
     return events
 
 
 def cancel_order(state: EngineState, record: JournalRecord, command: cmd.CancelOrder) -> list[Event]:
     """Take an account's own resting order out of the book and release its lock."""
+    order = _own(state, command.account, command.order_id)
+    if isinstance(order, RejectReason):
+        return [Rejected(record.seq, order, command.account)]
+    return [_cancel(state, record, order)]
+
+
+def cancel_all(state: EngineState, record: JournalRecord, command: cmd.CancelAll) -> list[Event]:
+    """Cancel an account's resting orders, oldest first; none is no error."""
+    reason = None
     if state.in_genesis:
-        return [Rejected(record.seq, RejectReason.INVALID_CUT_OFF, command.account)]
-    if command.account not in state.registry.accounts:
-        return [Rejected(record.seq, RejectReason.UNKNOWN_ACCOUNT, command.account)]
-    number = state.order_market.get(command.order_id)
-    if number is None:
-        return [Rejected(record.seq, RejectReason.UNKNOWN_ORDER, command.account)]
-    book = state.books[number]
-    order = book.orders[command.order_id]
-    if order.account != command.account:
-        return [Rejected(record.seq, RejectReason.NOT_THE_OWNER, command.account)]
-    book.remove(order)
-    del state.order_market[command.order_id]
-    _release(state, state.registry.markets[number], order)
-    return [OrderCancelled(record.seq, order.order_id, order.account, number, order.quantity)]
+        reason = RejectReason.INVALID_CUT_OFF
+    elif command.account not in state.registry.accounts:
+        reason = RejectReason.UNKNOWN_ACCOUNT
+    elif command.market and command.market not in state.registry.markets:
+        reason = RejectReason.UNKNOWN_MARKET
+    if reason is not None:
+        return [Rejected(record.seq, reason, command.account)]
+    events: list[Event] = []
+    for order_id in sorted(state.account_orders.get(command.account, ())):
+        number = state.order_market[order_id]
+        if command.market in (0, number):
+            events.append(_cancel(state, record, state.books[number].orders[order_id]))
+    return events
 
 
-def _refusal(state: EngineState, command: cmd.NewOrder) -> RejectReason | None:
-    """Why an order may not be accepted; None if it may."""
+def reduce_order(state: EngineState, record: JournalRecord, command: cmd.ReduceOrder) -> list[Event]:
+    """Take lots off an order where it stands; all of them, or more, cancel it."""
+    order = _own(state, command.account, command.order_id)
+    if not isinstance(order, RejectReason) and command.quantity_lots <= 0:
+        order = RejectReason.INVALID_QUANTITY
+    if isinstance(order, RejectReason):
+        return [Rejected(record.seq, order, command.account)]
+    if command.quantity_lots >= order.quantity:
+        return [_cancel(state, record, order)]
+    number = state.order_market[order.order_id]
+    market = state.registry.markets[number]
+    before = lock_of(market, order)
+    order.quantity -= command.quantity_lots
+    release(state, market, order, before - lock_of(market, order))
+    return [OrderReduced(record.seq, order.order_id, order.account, number, command.quantity_lots, order.quantity)]
+
+
+def amend_order(state: EngineState, record: JournalRecord, command: cmd.AmendOrder) -> list[Event]:
+    """Give an order another limit and rest behind all others, as if it came new; refused, it stays as it is."""
+    account = command.account
+    order = _own(state, account, command.order_id)
+    if not isinstance(order, RejectReason) and not state.registry.accounts[account].may_trade:
+        order = RejectReason.ACCOUNT_MAY_NOT_TRADE
+    if isinstance(order, RejectReason):
+        return [Rejected(record.seq, order, account)]
+    number = state.order_market[order.order_id]
+    market, book = state.registry.markets[number], state.books[number]
+    price, quantity = command.price_ticks, command.quantity_lots
+    limit = limit_price(state, market, order.side, _TIF.GTC, price, quantity, record.ts_us)
+    if isinstance(limit, RejectReason):
+        return [Rejected(record.seq, limit, account)]
+    if order.side == BUY and order.reserve and order.reserve < limit:
+        return [Rejected(record.seq, RejectReason.PRICE_ABOVE_RESERVE, account)]
+    rate = state.rates(account)[1]
+    lock, freed = lock_units(market, order.side, order.reserve or price, quantity, rate), lock_of(market, order)
+    reason = _uncovered(state, market, account, order.side, lock, freed)
+    if reason is None and order.post_only and book.crosses(order.side, price):
+        reason = RejectReason.WOULD_TAKE
+    if reason is not None:
+        return [Rejected(record.seq, reason, account)]
+    _leave(state, book, order)
+    row = state.row(account, market.quote if order.side == BUY else market.base)
+    row[AVAILABLE] += freed - lock
+    row[LOCKED] += lock - freed
+    again = Order(order.order_id, account, order.side, price, quantity, rate, order.post_only, order.reserve)
+    events: list[Event] = [OrderAmended(record.seq, order.order_id, account, number, price, quantity)]
+    _execute(state, record, market, again, _TIF.GTC, events)
+    return events
+
+
+def _stranger(state: EngineState, command: cmd.NewOrder, key: UsedOrderKey) -> RejectReason | None:
+    """Whether the day, the account, the reference or the market keeps an order out."""
     if state.in_genesis:
         return RejectReason.INVALID_CUT_OFF
-    if command.account not in state.registry.accounts:
+    account = state.registry.accounts.get(command.account)
+    if account is None:
         return RejectReason.UNKNOWN_ACCOUNT
-    market = state.registry.markets.get(command.market)
-    if market is None:
-        return RejectReason.UNKNOWN_MARKET
-    if command.price_ticks <= 0:
-        return RejectReason.INVALID_PRICE
-    if command.quantity_lots <= 0:
-        return RejectReason.INVALID_QUANTITY
     if command.reference:
-        key = (command.account, command.reference)
-        if key in state.order_references[0] or key in state.order_references[1]:
-            return RejectReason.DUPLICATE_REFERENCE
-    side, price, quantity = command.side, command.price_ticks, command.quantity_lots
-    lock = lock_units(market, side, price, quantity, state.taker_rate_ppm)
+        for references in state.order_references:
+            known = references.get((command.account, command.reference))
+            if known is not None:
+                same = replace(key, seq=known.seq) == known
+                return RejectReason.DUPLICATE_REFERENCE if same else RejectReason.REFERENCE_CONFLICT
+    if command.market not in state.registry.markets:
+        return RejectReason.UNKNOWN_MARKET
+    return None if account.may_trade else RejectReason.ACCOUNT_MAY_NOT_TRADE
+
+
+def _uncovered(
+    state: EngineState, market: Market, account: int, side: int, lock: int, freed: int
+) -> RejectReason | None:
+    """Whether a lock is too large, or more than is available with what another lock frees."""
     if lock > MAX_UNITS:
         return RejectReason.TOO_LARGE
-    row = state.balances.get((command.account, market.quote if side == BUY else market.base))
-    return RejectReason.INSUFFICIENT_FUNDS if row is None or row[AVAILABLE] < lock else None
+    row = state.balances.get((account, market.quote if side == BUY else market.base))
+    return RejectReason.INSUFFICIENT_FUNDS if row is None or row[AVAILABLE] + freed < lock else None
 
 
-def _release(state: EngineState, market: Market, order: Order) -> None:
-    """Give back all that is still locked for an order."""
-    row = state.row(order.account, market.quote if order.side == BUY else market.base)
-    lock = lock_units(market, order.side, order.price, order.quantity, order.rate_ppm)
-    row[LOCKED] -= lock
-    row[AVAILABLE] += lock
+def _unmet(book: Book, command: cmd.NewOrder, limit: int) -> RejectReason | None:
+    """Whether the book does not allow what the order insists on; decided before anything moves."""
+    if command.tif == _TIF.POST_ONLY and book.crosses(command.side, limit):
+        return RejectReason.WOULD_TAKE
+    if command.tif == _TIF.FOK and not book.fills_whole(command.side, limit, command.quantity_lots, command.account):
+        return RejectReason.NOT_FILLABLE
+    return None
+
+
+def _own(state: EngineState, account: int, order_id: int) -> Order | RejectReason:
+    """A resting order of an account."""
+    if state.in_genesis:
+        return RejectReason.INVALID_CUT_OFF
+    if account not in state.registry.accounts:
+        return RejectReason.UNKNOWN_ACCOUNT
+    number = state.order_market.get(order_id)
+    if number is None:
+        return RejectReason.UNKNOWN_ORDER
+    order = state.books[number].orders[order_id]
+    return order if order.account == account else RejectReason.NOT_THE_OWNER
+
+
+def _leave(state: EngineState, book: Book, order: Order) -> None:
+    """Take an order out of the book and every index."""
+    book.remove(order)
+    del state.order_market[order.order_id]
+    state.account_orders[order.account].discard(order.order_id)
+
+
+def _cancel(state: EngineState, record: JournalRecord, order: Order) -> OrderCancelled:
+    """Take an order out of the book and release its lock."""
+    number = state.order_market[order.order_id]
+    _leave(state, state.books[number], order)
+    market = state.registry.markets[number]
+    release(state, market, order, lock_of(market, order))
+    return OrderCancelled(record.seq, order.order_id, order.account, number, order.quantity)
+
+
+def _execute(
+    state: EngineState, record: JournalRecord, market: Market, order: Order, tif: int, events: list[Event]
+) -> None:
+    """Match a locked order, then rest what is left of it or release that."""
+    book = state.books[market.market]
+    crossed_self = _match(state, record, market, book, order, events)
+    if not order.quantity:
+        return
+    if crossed_self or tif in _NEVER_RESTS:
+        release(state, market, order, lock_of(market, order))
+        events.append(OrderCancelled(record.seq, order.order_id, order.account, market.market, order.quantity))
+        return
+    book.rest(order)
+    state.order_market[order.order_id] = market.market
+    state.account_orders.setdefault(order.account, set()).add(order.order_id)
 
 
 def _match(
@@ -124,84 +243,8 @@ def _match(
         if maker.account == taker.account:
             return True
         quantity = min(maker.quantity, taker.quantity)
-        events.append(_fill(state, record, market, taker, maker, quantity, fill_index))
+        events.append(fill(state, record, market, taker, maker, quantity, fill_index))
         fill_index += 1
         if not maker.quantity:
-            book.remove(maker)
-            del state.order_market[maker.order_id]
+            _leave(state, book, maker)
     return False
-
-
-def _fill(
-    state: EngineState,
-    record: JournalRecord,
-    market: Market,
-    taker: Order,
-    maker: Order,
-    quantity: int,
-    fill_index: int,
-) -> Trade:
-    """Settle one fill at the maker's price and report it."""
-    price = maker.price
-    base_units = quantity * market.base_units_per_lot
-    quote_units = price * quantity * market.quote_units_per_tick_lot
-    taker_rate, maker_rate = state.taker_rate_ppm, state.maker_rate_ppm
-    if taker.side == BUY:
-        taker_fee = _settle_buyer(state, market, taker, quantity, base_units, quote_units, taker_rate)
-        maker_fee = _settle_seller(state, market, maker, base_units, quote_units, maker_rate)
-    else:
-        maker_rate = min(maker_rate, maker.rate_ppm)
-        maker_fee = _settle_buyer(state, market, maker, quantity, base_units, quote_units, maker_rate)
-        taker_fee = _settle_seller(state, market, taker, base_units, quote_units, taker_rate)
-    state.fees[market.quote] += taker_fee + maker_fee
-    taker.quantity -= quantity
-    maker.quantity -= quantity
-    trade_id = state.next_trade_id
-    state.next_trade_id = trade_id + 1
-    return Trade(
-        trade_id=trade_id,
-        engine_seq=record.seq,
-        fill_index=fill_index,
-        close_day=state.open_day,
-        sequenced_us=record.ts_us,
-        effective_us=record.effective_us,
-        market=market.market,
-        price_ticks=price,
-        quantity_lots=quantity,
-        base_units=base_units,
-        quote_units=quote_units,
-        taker_side=BUY if taker.side == BUY else SELL,
-        maker_account=maker.account,
-        taker_account=taker.account,
-        maker_order_id=maker.order_id,
-        taker_order_id=taker.order_id,
-        maker_fee_units=maker_fee,
-        taker_fee_units=taker_fee,
-        maker_rate_ppm=maker_rate,
-        taker_rate_ppm=taker_rate,
-    )
-
-
-def _settle_buyer(
-    state: EngineState, market: Market, order: Order, quantity: int, base_units: int, quote_units: int, rate_ppm: int
-) -> int:
-    """Pay notional and fee from the order's lock, release the improvement, receive the base; the fee is returned."""
-    before = lock_units(market, BUY, order.price, order.quantity, order.rate_ppm)
-    after = lock_units(market, BUY, order.price, order.quantity - quantity, order.rate_ppm)
-    freed = before - after
-    fee = min(fee_units(quote_units, rate_ppm), freed - quote_units)
-    row = state.row(order.account, market.quote)
-    row[LOCKED] -= freed
-    row[AVAILABLE] += freed - quote_units - fee
-    state.row(order.account, market.base)[AVAILABLE] += base_units
-    return fee
-
-
-def _settle_seller(
-    state: EngineState, market: Market, order: Order, base_units: int, quote_units: int, rate_ppm: int
-) -> int:
-    """Give the base from the order's lock, receive the notional less the fee; the fee is returned."""
-    fee = fee_units(quote_units, rate_ppm)
-    state.row(order.account, market.base)[LOCKED] -= base_units
-    state.row(order.account, market.quote)[AVAILABLE] += quote_units - fee
-    return fee

@@ -9,7 +9,17 @@ from __future__ import annotations
 from engine.clock import from_day_number
 from engine.exchange.events import Event, Side, Trade, Transfer, TransferKind
 from engine.exchange.state import Registry
-from engine.ledger.journal import FEE_CLEARING, OPENING_EQUITY, Journal, Leg, custody, in_transit
+from engine.ledger.journal import (
+    FEE_CLEARING,
+    OPENING_EQUITY,
+    REWARDS_PAYABLE,
+    SUSPENSE,
+    Journal,
+    Leg,
+    custody,
+    in_transit,
+    staked,
+)
 
 DEFAULT_WALLET = "main"
 """The custody wallet that deposits arrive in until a transfer names its own."""
@@ -20,7 +30,13 @@ _TRANSFER_KINDS = {
     TransferKind.WITHDRAWAL: "withdrawal",
     TransferKind.WITHDRAWAL_CONFIRMED: "withdrawal_confirmed",
     TransferKind.WITHDRAWAL_FAILED: "withdrawal_failed",
+    TransferKind.STAKE: "stake",
+    TransferKind.UNSTAKE: "unstake",
+    TransferKind.REWARD: "reward",
+    TransferKind.ADJUST: "adjust",
 }
+_REFERENCE_TYPES = {TransferKind.ADJUST: "admin_adjustment"}
+"""Where it is not the kind's name: the source documents call a correction by this one."""
 
 
 def journal_of(event: Event, registry: Registry) -> Journal | None:
@@ -63,7 +79,10 @@ def _of_trade(trade: Trade, registry: Registry) -> Journal:
 
 
 def _of_transfer(transfer: Transfer, registry: Registry) -> Journal:
-    """Money in from custody, out to transit, and from transit to custody or back."""
+    """Money in from custody, out to transit and from there to custody or back, staked and back, rewards, corrections.
+
+    A correction's counterpart is suspense, which has an owner and an age, until someone says whose it is.
+    """
     account = registry.accounts[transfer.account].name
     asset = registry.assets[transfer.asset].symbol
     units = transfer.units
@@ -74,11 +93,15 @@ def _of_transfer(transfer: Transfer, registry: Registry) -> Journal:
         TransferKind.WITHDRAWAL: (transit, account),
         TransferKind.WITHDRAWAL_CONFIRMED: (wallet, transit),
         TransferKind.WITHDRAWAL_FAILED: (account, transit),
+        TransferKind.STAKE: (staked(account), account),
+        TransferKind.UNSTAKE: (account, staked(account)),
+        TransferKind.REWARD: (account, REWARDS_PAYABLE),
+        TransferKind.ADJUST: (account, SUSPENSE),
     }[transfer.kind]
     kind = _TRANSFER_KINDS[transfer.kind]
     return Journal(
         kind=kind,
-        reference_type=kind,
+        reference_type=_REFERENCE_TYPES.get(transfer.kind, kind),
         reference_id=transfer.reference,
         engine_seq=transfer.engine_seq,
         effective_us=transfer.effective_us,

@@ -3,10 +3,11 @@
 What belongs here: packing and reading a snapshot, its atomic file, `engine_state_hash`.
 What does not: when a snapshot is taken and which one recovery uses (see `snapshots`).
 
-Format 1, little-endian: magic, version; counters; assets; markets; accounts; tiers; balances; fees and external flows;
-transfer references; withdrawals in transit; order references of two days; resting orders by market, bids before asks,
-best price first, oldest first; then SHA-256 over all of it. Every list is length-prefixed and sorted, so two engines
-in the same state give the same bytes, however they came to it.
+Format 2, little-endian: magic, version; counters; assets; markets with limits; accounts with rights; tiers; balances;
+fees, external flows and adjustments; idempotency keys; withdrawals in transit; order references of two days; last and
+venue prices; resting orders by market, bids before asks, best price first, oldest first; then SHA-256 over all of it.
+Every list is length-prefixed and sorted, so two engines in the same state give the same bytes, however they came to it.
+Amounts are two words, low one first; those that may be negative are two's complement.
 """
 
 from __future__ import annotations
@@ -18,33 +19,44 @@ from pathlib import Path
 from typing import Any
 
 from engine.exchange.book import Book, Order
-from engine.exchange.commands import Withdrawal
+from engine.exchange.commands import AccountState, Hold, MarketLimits, Withdrawal
 from engine.exchange.engine import ExchangeEngine
 from engine.exchange.errors import JournalWriteError, SnapshotCorruptError
+from engine.exchange.events import TransferKind
 from engine.exchange.journal_writer import write_atomically
-from engine.exchange.state import Account, Asset, EngineState, Market
+from engine.exchange.state import Account, Asset, EngineState, Market, UsedKey, UsedOrderKey, VenuePrice
 
 MAGIC = b"CMPLSNAP"
-VERSION = 1
+VERSION = 2
 _DIGEST_BYTES = 32
 _LOW = 2**64 - 1
 
 _HEAD = struct.Struct("<8sI")
-_COUNTERS = struct.Struct("<qqQIqQ?qq")
+_COUNTERS = struct.Struct("<qqQIqQ")
 _COUNT = struct.Struct("<Q")
 _ASSET = struct.Struct("<HI64s")
-_MARKET = struct.Struct("<HHHQQQ64s")
-_ACCOUNT = struct.Struct("<Q64s")
+_MARKET = struct.Struct("<HHHQQQ64s" + "QQQQQQqQ")
+_ACCOUNT = struct.Struct("<Q64sB??IH")
+_TIER = struct.Struct("<Hqq")
 _BALANCE = struct.Struct("<QH8Q")
-_FLOW = struct.Struct("<H4Q")
-_TRANSFER = struct.Struct("<BQ64s")
+_FLOW = struct.Struct("<H6Q")
+_TRANSFER = struct.Struct("<BQQHQQ64s")
 _WITHDRAWAL = struct.Struct("<64sQHQQ?q")
-_REFERENCE = struct.Struct("<QQ64s")
-_ORDER = struct.Struct("<HBQQqqq")
+_REFERENCE = struct.Struct("<QQHBBqqq64s")
+_LAST = struct.Struct("<Hq")
+_VENUE = struct.Struct("<Hqqq")
+_ORDER = struct.Struct("<HBQQqqqq")
+_POST_ONLY = 2
 
 
 def _two(value: int) -> tuple[int, int]:
-    return value & _LOW, value >> 64
+    return value & _LOW, value >> 64 & _LOW
+
+
+def _one(low: int, high: int) -> int:
+    """A signed number of two words."""
+    value = low | high << 64
+    return value - (1 << 128) if high >> 63 else value
 
 
 def _list(layout: struct.Struct, rows: Iterable[tuple[Any, ...]]) -> bytes:
@@ -64,7 +76,20 @@ def _balances(engine: ExchangeEngine) -> bytes:
 
 def _orders(engine: ExchangeEngine) -> bytes:
     return _list(
-        _ORDER, ((m, o.side, o.order_id, o.account, o.price, o.quantity, o.rate_ppm) for m, o in engine.resting())
+        _ORDER,
+        (
+            (
+                m,
+                o.side | (_POST_ONLY if o.post_only else 0),
+                o.order_id,
+                o.account,
+                o.price,
+                o.quantity,
+                o.rate_ppm,
+                o.reserve,
+            )
+            for m, o in engine.resting()
+        ),
     )
 
 
@@ -77,37 +102,80 @@ def pack(engine: ExchangeEngine) -> bytes:
     """The whole state as bytes, without the trailer's digest."""
     state = engine.state
     registry = state.registry
+    counters = (
+        state.first_day,
+        state.open_day,
+        state.last_seq,
+        state.last_crc,
+        state.last_ts_us,
+        state.next_trade_id,
+    )
     parts = [
         _HEAD.pack(MAGIC, VERSION),
-        _COUNTERS.pack(
-            state.first_day,
-            state.open_day,
-            state.last_seq,
-            state.last_crc,
-            state.last_ts_us,
-            state.next_trade_id,
-            state.tiers_set,
-            state.maker_rate_ppm,
-            state.taker_rate_ppm,
-        ),
+        _COUNTERS.pack(*counters),
         _list(_ASSET, ((a.asset, a.decimals, a.symbol.encode()) for _, a in sorted(registry.assets.items()))),
+        _list(_MARKET, (_market(m) for _, m in sorted(registry.markets.items()))),
+        _list(_ACCOUNT, (_account(a) for _, a in sorted(registry.accounts.items()))),
+        _list(_TIER, ((tier, *rates) for tier, rates in sorted(state.tiers.items()))),
+        _balances(engine),
         _list(
-            _MARKET,
+            _FLOW,
             (
-                (m.market, m.base, m.quote, *_two(m.base_units_per_lot), m.quote_units_per_tick_lot, m.symbol.encode())
-                for _, m in sorted(registry.markets.items())
+                (a, *_two(state.fees[a]), *_two(state.external[a]), *_two(state.adjustments[a]))
+                for a in sorted(state.fees)
             ),
         ),
-        _list(_ACCOUNT, ((a.account, a.name.encode()) for _, a in sorted(registry.accounts.items()))),
-        _balances(engine),
-        _list(_FLOW, ((a, *_two(state.fees[a]), *_two(state.external[a])) for a in sorted(state.fees))),
-        _list(_TRANSFER, ((kind, seq, ref.encode()) for (kind, ref), seq in sorted(state.transfers.items()))),
+        _list(
+            _TRANSFER,
+            (
+                (kind, key.seq, key.account, key.asset, *_two(key.value), ref.encode())
+                for (kind, ref), key in sorted(state.transfers.items(), key=lambda item: item[0])
+            ),
+        ),
         _list(_WITHDRAWAL, (_withdrawal(w) for _, w in sorted(state.withdrawals.items()))),
     ]
     for references in state.order_references:
-        parts.append(_list(_REFERENCE, ((a, s, ref.encode()) for (a, ref), s in sorted(references.items()))))
+        parts.append(
+            _list(
+                _REFERENCE,
+                (
+                    (
+                        account,
+                        k.seq,
+                        k.market,
+                        k.side,
+                        k.tif,
+                        k.price_ticks,
+                        k.quantity_lots,
+                        k.reserve_price_ticks,
+                        ref.encode(),
+                    )
+                    for (account, ref), k in sorted(references.items(), key=lambda item: item[0])
+                ),
+            )
+        )
+    parts.append(_list(_LAST, sorted(state.last_prices.items())))
+    parts.append(
+        _list(
+            _VENUE,
+            ((m, v.price_ticks, v.sequenced_us, v.effective_us) for m, v in sorted(state.references.items())),
+        )
+    )
     parts.append(_orders(engine))
     return b"".join(parts)
+
+
+def _market(m: Market) -> tuple[Any, ...]:
+    x = m.limits
+    return (
+        *(m.market, m.base, m.quote, *_two(m.base_units_per_lot), m.quote_units_per_tick_lot, m.symbol.encode()),
+        *(x.min_quantity_lots, x.max_quantity_lots, *_two(x.min_notional_units), x.band_ppm, x.slippage_ppm),
+        *(x.reference_max_age_us, x.revision),
+    )
+
+
+def _account(a: Account) -> tuple[Any, ...]:
+    return (a.account, a.name.encode(), a.state, a.may_trade, a.may_withdraw, int(a.holds), a.tier)
 
 
 def _withdrawal(w: Withdrawal) -> tuple[Any, ...]:
@@ -174,39 +242,46 @@ def _text(raw: bytes) -> str:
 
 def _unpack(body: bytes) -> ExchangeEngine:
     cursor = _Cursor(body, _HEAD.size)
-    first, opened, seq, crc, ts_us, next_trade, tiers_set, maker, taker = cursor.one(_COUNTERS)
-    state = EngineState(
-        first_day=first,
-        open_day=opened,
-        last_seq=seq,
-        last_crc=crc,
-        last_ts_us=ts_us,
-        next_trade_id=next_trade,
-        tiers_set=tiers_set,
-        maker_rate_ppm=maker,
-        taker_rate_ppm=taker,
-    )
-    registry = state.registry
-    for asset, decimals, symbol in cursor.rows(_ASSET):
-        registry.add_asset(Asset(asset, _text(symbol), decimals))
-    for market, base, quote, low, high, tick_lot, symbol in cursor.rows(_MARKET):
-        registry.add_market(Market(market, _text(symbol), base, quote, low | high << 64, tick_lot))
-        state.books[market] = Book()
-    for account, name in cursor.rows(_ACCOUNT):
-        registry.add_account(Account(account, _text(name)))
+    first, opened, seq, crc, ts_us, next_trade = cursor.one(_COUNTERS)
+    state = EngineState(first, opened, last_seq=seq, last_crc=crc, last_ts_us=ts_us, next_trade_id=next_trade)
+    _unpack_registry(cursor, state)
+    for tier, maker, taker in cursor.rows(_TIER):
+        state.tiers[tier] = (maker, taker)
     for account, asset, *words in cursor.rows(_BALANCE):
         state.balances[account, asset] = [words[i] | words[i + 1] << 64 for i in (0, 2, 4, 6)]
-    for asset, low, high, low2, high2 in cursor.rows(_FLOW):
-        state.fees[asset] = low | high << 64
-        state.external[asset] = low2 | high2 << 64
-    for kind, one, ref in cursor.rows(_TRANSFER):
-        state.transfers[kind, _text(ref)] = one
+    for asset, *words in cursor.rows(_FLOW):
+        flows = (state.fees, state.external, state.adjustments)
+        for flow, low, high in zip(flows, words[::2], words[1::2], strict=True):
+            flow[asset] = _one(low, high)
+    for kind, one, account, asset, low, high, ref in cursor.rows(_TRANSFER):
+        # Only a correction has a sign; what other kinds keep here are bits.
+        value = _one(low, high) if kind == TransferKind.ADJUST else low | high << 64
+        state.transfers[kind, _text(ref)] = UsedKey(one, account, asset, value)
     for ref, account, asset, low, high, given, effective in cursor.rows(_WITHDRAWAL):
         name = _text(ref)
         state.withdrawals[name] = Withdrawal(account, asset, low | high << 64, name, effective if given else None)
     for references in state.order_references:
-        references.update({(account, _text(ref)): one for account, one, ref in cursor.rows(_REFERENCE)})
-    for market, side, order_id, account, price, quantity, rate in cursor.rows(_ORDER):
-        state.books[market].rest(Order(order_id, account, side, price, quantity, rate))
+        for account, one, market, side, tif, price, quantity, reserve, ref in cursor.rows(_REFERENCE):
+            references[account, _text(ref)] = UsedOrderKey(one, market, side, tif, price, quantity, reserve)
+    state.last_prices.update(cursor.rows(_LAST))
+    for market, price, sequenced, effective in cursor.rows(_VENUE):
+        state.references[market] = VenuePrice(price, sequenced, effective)
+    for market, flags, order_id, account, price, quantity, rate, reserve in cursor.rows(_ORDER):
+        side, post_only = flags & 1, bool(flags & _POST_ONLY)
+        state.books[market].rest(Order(order_id, account, side, price, quantity, rate, post_only, reserve))
         state.order_market[order_id] = market
+        state.account_orders.setdefault(account, set()).add(order_id)
     return ExchangeEngine(first, state=state)
+
+
+def _unpack_registry(cursor: _Cursor, state: EngineState) -> None:
+    registry = state.registry
+    for asset, decimals, symbol in cursor.rows(_ASSET):
+        registry.add_asset(Asset(asset, _text(symbol), decimals))
+    for market, base, quote, low, high, tick_lot, symbol, *bounds in cursor.rows(_MARKET):
+        least, most, notional, notional_high, band, slippage, max_age, revision = bounds
+        limits = MarketLimits(least, most, notional | notional_high << 64, band, slippage, max_age, revision)
+        registry.add_market(Market(market, _text(symbol), base, quote, low | high << 64, tick_lot, limits))
+        state.books[market] = Book()
+    for account, name, status, trade, withdraw, holds, tier in cursor.rows(_ACCOUNT):
+        registry.add_account(Account(account, _text(name), AccountState(status), trade, withdraw, Hold(holds), tier))

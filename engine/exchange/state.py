@@ -6,10 +6,12 @@ What does not: how a command changes them (see `configuration`, `transfers`, `or
 
 from __future__ import annotations
 
+from collections.abc import MutableMapping
 from dataclasses import dataclass, field
+from enum import IntEnum
 
 from engine.exchange.book import Book
-from engine.exchange.commands import Withdrawal
+from engine.exchange.commands import NO_LIMITS, AccountState, Hold, MarketLimits, Withdrawal
 
 AVAILABLE, LOCKED, STAKED, IN_TRANSIT = 0, 1, 2, 3
 """Places in a balance: a list, because an order touches four of them and a frozen record would cost more than it."""
@@ -34,14 +36,60 @@ class Market:
     quote: int
     base_units_per_lot: int
     quote_units_per_tick_lot: int
+    limits: MarketLimits = NO_LIMITS
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """An open account."""
+    """An open account, and what it may do."""
 
     account: int
     name: str
+    state: AccountState = AccountState.ACTIVE
+    may_trade: bool = True
+    may_withdraw: bool = True
+    holds: Hold = Hold.NONE
+    tier: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class VenuePrice:
+    """A venue's price of a market, and when it came (by the sequencer) and was (at the venue)."""
+
+    price_ticks: int
+    sequenced_us: int
+    effective_us: int
+
+
+class KeyKind(IntEnum):
+    """Whose idempotency key a reference is, beside those of `TransferKind`; a number is never used again."""
+
+    SET_ACCOUNT = 101
+    SET_TIERS = 102
+    SET_ACCOUNT_TIER = 103
+
+
+@dataclass(frozen=True, slots=True)
+class UsedKey:
+    """What a reference stood for: the sequence of its effect, and enough of the payload to tell another one."""
+
+    seq: int
+    account: int
+    asset: int
+    value: int
+
+
+@dataclass(frozen=True, slots=True)
+class UsedOrderKey:
+    """What a client reference of an order stood for."""
+
+    seq: int
+    market: int
+    side: int
+    tif: int
+    price_ticks: int
+    quantity_lots: int
+    reserve_price_ticks: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,29 +126,34 @@ class Registry:
         self.asset_by_symbol[asset.symbol] = asset
 
     def add_market(self, market: Market) -> None:
-        """List a market that is not there."""
+        """List a market that is not there, or with other limits."""
         self.markets[market.market] = market
         self.market_by_symbol[market.symbol] = market
 
     def add_account(self, account: Account) -> None:
-        """Open an account that is not there."""
+        """Open an account that is not there, or with other rights."""
         self.accounts[account.account] = account
         self.account_by_name[account.name] = account
 
 
-@dataclass(slots=True)
+@dataclass
 class EngineState:
     """Everything that a command can depend on or change.
 
     Attributes:
         first_day: first close date, days since 1970; the day before it is genesis.
         open_day: the close date that events belong to now.
-        transfers: idempotency keys of every transfer that had an effect, (kind, reference) -> sequence; kept for ever.
-        order_references: client references of orders by account, -> sequence, of the open day and the one before
-            (today's first): a day's cost must not grow with history, so older ones are forgotten at a cut-off.
+        tiers: maker and taker rates in parts per million, by tier.
+        transfers: idempotency keys, (kind, reference) -> what they stood for; kept for ever.
+        order_references: client references of orders by account, of the open day and the one before (today's first):
+            a day's cost must not grow with history, so older ones are forgotten at a cut-off.
         order_market: market of each resting order.
+        account_orders: ids of each account's resting orders.
         withdrawals: those in transit, by reference.
         external: per asset, what came in minus what left.
+        adjustments: per asset, rewards and corrections credited minus those taken.
+        last_prices: per market, the price of the last trade.
+        references: per market, the venue price known.
     """
 
     first_day: int
@@ -110,22 +163,43 @@ class EngineState:
     last_crc: int = 0
     last_ts_us: int = 0
     next_trade_id: int = 1
-    tiers_set: bool = False
-    maker_rate_ppm: int = 0
-    taker_rate_ppm: int = 0
-    balances: dict[tuple[int, int], list[int]] = field(default_factory=dict)
+    tiers: dict[int, tuple[int, int]] = field(default_factory=dict)
+    balances: MutableMapping[tuple[int, int], list[int]] = field(default_factory=dict)
     fees: dict[int, int] = field(default_factory=dict)
     external: dict[int, int] = field(default_factory=dict)
-    transfers: dict[tuple[int, str], int] = field(default_factory=dict)
+    adjustments: dict[int, int] = field(default_factory=dict)
+    transfers: dict[tuple[int, str], UsedKey] = field(default_factory=dict)
     withdrawals: dict[str, Withdrawal] = field(default_factory=dict)
-    order_references: list[dict[tuple[int, str], int]] = field(default_factory=lambda: [{}, {}])
+    order_references: list[dict[tuple[int, str], UsedOrderKey]] = field(default_factory=lambda: [{}, {}])
     books: dict[int, Book] = field(default_factory=dict)
     order_market: dict[int, int] = field(default_factory=dict)
+    account_orders: dict[int, set[int]] = field(default_factory=dict)
+    last_prices: dict[int, int] = field(default_factory=dict)
+    references: dict[int, VenuePrice] = field(default_factory=dict)
 
     @property
     def in_genesis(self) -> bool:
         """Whether the cut-off of day zero is still to come."""
         return self.open_day < self.first_day
+
+    @property
+    def tiers_set(self) -> bool:
+        """Whether the rates of tier 0 were ever set."""
+        return 0 in self.tiers
+
+    @property
+    def maker_rate_ppm(self) -> int:
+        """The maker rate of tier 0."""
+        return self.tiers.get(0, (0, 0))[0]
+
+    @property
+    def taker_rate_ppm(self) -> int:
+        """The taker rate of tier 0."""
+        return self.tiers.get(0, (0, 0))[1]
+
+    def rates(self, account: int) -> tuple[int, int]:
+        """Maker and taker rate of an open account, in parts per million."""
+        return self.tiers.get(self.registry.accounts[account].tier, (0, 0))
 
     def row(self, account: int, asset: int) -> list[int]:
         """The changeable balance of an account in an asset, made when it is not there."""
@@ -134,3 +208,7 @@ class EngineState:
         if row is None:
             row = self.balances[key] = [0, 0, 0, 0]
         return row
+
+    def held(self, asset: int) -> int:
+        """What all holdings and fees of an asset must come to."""
+        return self.external[asset] + self.adjustments[asset]

@@ -1,4 +1,4 @@
-"""Commands that move one account's balance without a trade: opening, deposit, withdrawal and its end.
+"""Commands that move one account's balance without a trade: deposits, withdrawals, stakes, rewards, corrections.
 
 What belongs here: what they check, move and remember.
 What does not: trades (see `orders`).
@@ -6,10 +6,12 @@ What does not: trades (see `orders`).
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from engine.exchange import commands as cmd
 from engine.exchange.codec import JournalRecord
 from engine.exchange.events import Event, Rejected, RejectReason, Transfer, TransferKind
-from engine.exchange.state import AVAILABLE, IN_TRANSIT, EngineState
+from engine.exchange.state import AVAILABLE, IN_TRANSIT, STAKED, Account, EngineState, UsedKey
 from engine.money import MAX_UNITS
 
 KINDS: dict[type, TransferKind] = {
@@ -18,32 +20,61 @@ KINDS: dict[type, TransferKind] = {
     cmd.Withdrawal: TransferKind.WITHDRAWAL,
     cmd.WithdrawalConfirmed: TransferKind.WITHDRAWAL_CONFIRMED,
     cmd.WithdrawalFailed: TransferKind.WITHDRAWAL_FAILED,
+    cmd.Stake: TransferKind.STAKE,
+    cmd.Unstake: TransferKind.UNSTAKE,
+    cmd.Reward: TransferKind.REWARD,
+    cmd.Adjust: TransferKind.ADJUST,
 }
+
+_MOVES: dict[TransferKind, tuple[int | None, int | None]] = {
+    TransferKind.OPENING: (None, AVAILABLE),
+    TransferKind.DEPOSIT: (None, AVAILABLE),
+    TransferKind.WITHDRAWAL: (AVAILABLE, IN_TRANSIT),
+    TransferKind.WITHDRAWAL_CONFIRMED: (IN_TRANSIT, None),
+    TransferKind.WITHDRAWAL_FAILED: (IN_TRANSIT, AVAILABLE),
+    TransferKind.STAKE: (AVAILABLE, STAKED),
+    TransferKind.UNSTAKE: (STAKED, AVAILABLE),
+    TransferKind.REWARD: (None, AVAILABLE),
+    TransferKind.ADJUST: (None, AVAILABLE),
+}
+"""From which place of the balance to which; None is outside."""
+
+_RECEIVES_NOTHING = frozenset(
+    (
+        cmd.AccountState.PENDING_KYC,
+        cmd.AccountState.KYC_REJECTED,
+        cmd.AccountState.BANNED,
+        cmd.AccountState.CLOSED,
+    )
+)
+"""States in which coins that arrive go to `deposits_unallocated` instead (DESIGN 5)."""
+
+_CREDITS = (TransferKind.OPENING, TransferKind.DEPOSIT, TransferKind.REWARD)
+_ENDS = (TransferKind.WITHDRAWAL_CONFIRMED, TransferKind.WITHDRAWAL_FAILED)
 
 
 def transfer(state: EngineState, record: JournalRecord, command: cmd.TransferCommand) -> list[Event]:
     """Apply a transfer; its reference has one effect per kind, whatever comes with it later."""
     kind = KINDS[type(command)]
-    reason = _refusal(state, kind, command)
+    key = UsedKey(record.seq, command.account, command.asset, command.units)
+    reason = _refusal(state, kind, command, key)
     if reason is not None:
         return [Rejected(record.seq, reason, command.account)]
     row = state.row(command.account, command.asset)
     units = command.units
-    if kind in (TransferKind.OPENING, TransferKind.DEPOSIT):
-        row[AVAILABLE] += units
-        state.external[command.asset] += units
-    elif isinstance(command, cmd.Withdrawal):
-        row[AVAILABLE] -= units
-        row[IN_TRANSIT] += units
+    source, target = _MOVES[kind]
+    if source is not None:
+        row[source] -= units
+    if target is not None:
+        row[target] += units
+    if source is None or target is None:
+        flows = state.adjustments if kind in (TransferKind.REWARD, TransferKind.ADJUST) else state.external
+        flows[command.asset] += units if source is None else -units
+    if isinstance(command, cmd.Withdrawal):
         state.withdrawals[command.reference] = command
-    else:
-        row[IN_TRANSIT] -= units
+    elif kind in _ENDS:
         del state.withdrawals[command.reference]
-        if kind == TransferKind.WITHDRAWAL_FAILED:
-            row[AVAILABLE] += units
-        else:
-            state.external[command.asset] -= units
-    state.transfers[kind, command.reference] = record.seq
+    state.transfers[kind, command.reference] = key
     return [
         Transfer(
             kind,
@@ -59,25 +90,49 @@ def transfer(state: EngineState, record: JournalRecord, command: cmd.TransferCom
     ]
 
 
-def _refusal(state: EngineState, kind: TransferKind, command: cmd.TransferCommand) -> RejectReason | None:
+def _refusal(state: EngineState, kind: TransferKind, command: cmd.TransferCommand, key: UsedKey) -> RejectReason | None:
     """Why a transfer may not happen; None if it may."""
     if state.in_genesis != (kind == TransferKind.OPENING):
         return RejectReason.INVALID_CUT_OFF
-    if command.account not in state.registry.accounts:
+    account = state.registry.accounts.get(command.account)
+    if account is None:
         return RejectReason.UNKNOWN_ACCOUNT
     if command.asset not in state.registry.assets:
         return RejectReason.UNKNOWN_ASSET
-    if (kind, command.reference) in state.transfers:
-        return RejectReason.DUPLICATE_REFERENCE
-    if command.units <= 0:
+    known = state.transfers.get((kind, command.reference))
+    if known is not None:
+        same = replace(key, seq=known.seq) == known
+        return RejectReason.DUPLICATE_REFERENCE if same else RejectReason.REFERENCE_CONFLICT
+    if command.units <= 0 and (kind != TransferKind.ADJUST or command.units == 0):
         return RejectReason.INVALID_QUANTITY
-    if kind in (TransferKind.OPENING, TransferKind.DEPOSIT):
-        # Nothing inside can exceed what came in, so this one bound keeps every balance and fee within 2^127.
-        return RejectReason.TOO_LARGE if state.external[command.asset] + command.units > MAX_UNITS else None
+    return _forbidden(account, kind) or _beyond(state, kind, command)
+
+
+def _forbidden(account: Account, kind: TransferKind) -> RejectReason | None:
+    """What the account's state and holds forbid."""
     if kind == TransferKind.WITHDRAWAL:
-        row = state.balances.get((command.account, command.asset))
-        return RejectReason.INSUFFICIENT_FUNDS if row is None or row[AVAILABLE] < command.units else None
-    asked = state.withdrawals.get(command.reference)
-    if asked is None or (asked.account, asked.asset, asked.units) != (command.account, command.asset, command.units):
-        return RejectReason.UNKNOWN_WITHDRAWAL
+        if not account.may_withdraw:
+            return RejectReason.ACCOUNT_MAY_NOT_WITHDRAW
+        return RejectReason.ACCOUNT_ON_HOLD if account.holds else None
+    if kind == TransferKind.STAKE and not account.may_trade:
+        return RejectReason.ACCOUNT_MAY_NOT_TRADE
+    if kind in _CREDITS and account.state in _RECEIVES_NOTHING:
+        return RejectReason.ACCOUNT_MAY_NOT_RECEIVE
     return None
+
+
+def _beyond(state: EngineState, kind: TransferKind, command: cmd.TransferCommand) -> RejectReason | None:
+    """What the balance does not cover, or is too large to hold."""
+    units = command.units
+    if kind in _CREDITS or (kind == TransferKind.ADJUST and units > 0):
+        # Nothing inside can exceed what came in, so this one bound keeps every balance and fee within 2^127.
+        return RejectReason.TOO_LARGE if state.held(command.asset) + units > MAX_UNITS else None
+    if kind in _ENDS:
+        asked = state.withdrawals.get(command.reference)
+        wanted = (command.account, command.asset, units)
+        if asked is None or (asked.account, asked.asset, asked.units) != wanted:
+            return RejectReason.UNKNOWN_WITHDRAWAL
+        return None
+    row = state.balances.get((command.account, command.asset))
+    place = STAKED if kind == TransferKind.UNSTAKE else AVAILABLE
+    return RejectReason.INSUFFICIENT_FUNDS if row is None or row[place] < abs(units) else None

@@ -20,6 +20,8 @@ from engine.errors import LedgerRefusedError
 FEE_CLEARING = "fee_clearing"
 FEE_INCOME = "fee_income"
 OPENING_EQUITY = "opening_equity"
+REWARDS_PAYABLE = "rewards_payable"
+SUSPENSE = "suspense"
 
 
 def custody(wallet: str) -> str:
@@ -30,6 +32,11 @@ def custody(wallet: str) -> str:
 def in_transit(account: str) -> str:
     """A user's sub-account of withdrawals debited and not yet confirmed."""
     return f"{account}:in_transit"
+
+
+def staked(account: str) -> str:
+    """A user's sub-account of coins that are staked."""
+    return f"{account}:staked"
 
 
 @dataclass(frozen=True, slots=True)

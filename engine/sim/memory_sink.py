@@ -14,10 +14,11 @@ from engine.exchange.commands import Command
 class MemorySink:
     """Keeps every record, encoded like a journal's, in order."""
 
-    def __init__(self) -> None:
+    def __init__(self, header_crc: int = 0) -> None:
+        """Start the chain at a journal's header, or at nothing."""
         self.records: list[JournalRecord] = []
         self.raw: list[bytes] = []
-        self._crc = 0
+        self._crc = header_crc
 
     def append(self, command: Command, ts_us: int) -> JournalRecord:
         """Take the next record."""

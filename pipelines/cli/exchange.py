@@ -25,12 +25,15 @@ from engine.steps.settling import settle
 from engine.store.books import Book
 from engine.store.connect import connect, typed_errors
 from pipelines.books import BookCard, BookFiles, create_book, read_card
+from pipelines.cli import exchange_conformance
 from pipelines.cli.options import BookName, DryRun, Json, settings_of
 from pipelines.cli.output import errors, progress, put_json, put_table, talk
 from pipelines.key_store import load_keys
 from pipelines.settings import DEFAULT_BOOK
 
 app = typer.Typer(help="The matching engine and what drives it.", no_args_is_help=True)
+app.command("conformance")(exchange_conformance.conformance)
+app.command("replay")(exchange_conformance.replay)
 
 LONGEST_BOOK = 31
 MARK_MAX_AGE_S = 86_400

@@ -224,5 +224,5 @@ def test_book_keeps_priority_through_rests_and_removals_in_any_order(moves: list
             assert list(book.queue(each)) == line
             assert book.best(each) is (line[0] if line else None)
         assert set(book.orders) == {o.order_id for o in model}
-        for heap in book._heaps:
+        for heap in book.heaps:
             assert len(heap) == len(set(heap)), "a price that comes and goes must not fill the heap"

@@ -15,9 +15,11 @@ import pytest
 
 from engine.clock import CutOffRule, day_number, to_us
 from engine.errors import InputError
-from engine.exchange import history
+from engine.exchange import history, snapshot
+from engine.exchange.conformance import EngineName
 from engine.exchange.events import Side, Trade
 from engine.exchange.journal import journal_path
+from engine.exchange.replay import replay
 from engine.exchange.sequencer import Sequencer, open_exchange
 from engine.exchange.snapshot import engine_state_hash
 from engine.sim.specs import STREAMS
@@ -103,6 +105,11 @@ def test_engine_trades_equal_the_tape_print_by_print_and_a_second_import_is_a_no
     expected = sorted(rows_of(path, tape_format), key=lambda r: (r[2], r[0], r[1]))
     trades = trades_of(tmp_path)
     assert len(trades) == len(expected) == summary.imported
+    online, kernel = (replay(tmp_path, engine) for engine in EngineName)
+    assert kernel.engine == EngineName.NUMBA
+    assert snapshot.pack(kernel.state) == snapshot.pack(online.state) == snapshot.pack(sequencer.engine)
+    assert kernel.trades_sha256 == online.trades_sha256
+    assert kernel.trades == len(expected)
     with history.events_from(tmp_path, 0) as stream:
         for _ in stream:
             pass

@@ -283,7 +283,7 @@ def test_same_reference_has_one_effect_whatever_the_payload() -> None:
     exchange = Exchange()
     assert isinstance(exchange.send(cmd.Deposit(1, USDT, 50, "d"))[0], Transfer)
     assert reason_of(exchange.send(cmd.Deposit(1, USDT, 50, "d"))) == R.DUPLICATE_REFERENCE
-    assert reason_of(exchange.send(cmd.Deposit(2, USDT, 70, "d"))) == R.DUPLICATE_REFERENCE
+    assert reason_of(exchange.send(cmd.Deposit(2, USDT, 70, "d"))) == R.REFERENCE_CONFLICT
     assert exchange.held(1, USDT) == (50, 0)
     assert exchange.held(2, USDT) == (0, 0)
     # A withdrawal may carry a deposit's reference: they are different things.
@@ -348,4 +348,4 @@ def test_order_references_are_forgotten_after_two_cut_offs_and_transfers_never()
         for number in range(3)
     ]
     assert [type(e) for e in sent] == [OrderAccepted, Rejected, OrderAccepted]
-    assert reason_of(exchange.send(cmd.Deposit(1, USDT, 1, "fund-1"), OPENS_US + 9 * day)) == R.DUPLICATE_REFERENCE
+    assert reason_of(exchange.send(cmd.Deposit(1, USDT, 10_000, "fund-1"), OPENS_US + 9 * day)) == R.DUPLICATE_REFERENCE
