@@ -17,6 +17,8 @@ export GX_ANALYTICS_ENABLED := false
 
 # Extra arguments: make test ARGS="-k ledger", make close ARGS="--days 5"
 ARGS ?=
+# Test processes; each has servers of its own.
+JOBS ?= 2
 
 help: ## list these targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -40,8 +42,8 @@ setup: ## build .venv from the lock files (costs nothing when it is there)
 close: setup ## close the demo exchange's days, from nothing to sealed
 	@$(BIN)/compline demo $(ARGS)
 
-test: setup ## run the tests (ARGS="-k name" for some)
-	@$(BIN)/python -m pytest $(ARGS)
+test: setup ## run the tests (ARGS="-k name" for some; JOBS=1 for one process)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 lint: setup ## format, style, types, import contracts, SQL
 	@$(BIN)/ruff format --check .
@@ -66,6 +68,8 @@ faults: setup ## kill-and-restart loops
 down: ## stop the embedded servers
 	@if [ -x $(BIN)/python ]; then $(BIN)/python -m pipelines.local down; fi
 
-clean: ## stop the servers, then remove .venv and .compline with everything in them
+clean: ## stop the servers, then remove .venv and .compline (FORCE=1 if real keys are in it)
+	@if [ -z "$(FORCE)" ] && ls .compline/keys/*.keys >/dev/null 2>&1; then \
+	  echo "clean: .compline/keys holds keys that seals and proofs depend on; move them away, or say make clean FORCE=1" >&2; exit 78; fi
 	@if [ -x $(BIN)/python ]; then $(BIN)/python -m pipelines.local purge; fi
 	@rm -rf .venv .compline

@@ -40,7 +40,8 @@ def dbt_environment(options: Iterable[tuple[str, str]] = (), **values: str) -> I
     """Set what `profiles.yml` and libpq read for the length of one invocation, under the lock.
 
     Args:
-        options: connection parameters by libpq names, none for parsing; dbt's profile has no place for all, libpq's variables have.
+        options: connection parameters by libpq's names, none for parsing; dbt's profile has no place for all of
+            them, libpq's variables have.
         values: by lower-case name: host, port, user, password, dbname, application.
     """
     names = {PREFIX + name.upper(): value for name, value in values.items()}

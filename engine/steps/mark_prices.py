@@ -37,7 +37,7 @@ def write(connection: Connection, context: StepContext, day: Day) -> StepOutput:
     assert day.cutoff_at is not None
     currency = context.policy.reporting_currency
     oldest = day.cutoff_at - timedelta(seconds=context.policy.mark_max_age_s)
-    trades = last_trades(connection, currency, day.barrier_seq)
+    trades = last_trades(connection, currency, day.barrier_seq, day.cutoff_at)
     marks, missing = [], []
     for asset in assets_held(connection, context.close_date, day.version):
         if asset == currency:

@@ -95,9 +95,11 @@ def assets_held(connection: psycopg.Connection, day: date, version: int) -> list
 
 
 def last_trades(
-    connection: psycopg.Connection, currency: str, barrier_seq: int
+    connection: psycopg.Connection, currency: str, barrier_seq: int, cutoff_at: datetime
 ) -> dict[str, tuple[str, Decimal, datetime]]:
-    """The last trade up to a barrier of each market quoted in a currency.
+    """The last trade by exchange time, up to a barrier, of each market quoted in a currency.
+
+    A print that arrived late is sequenced last and says nothing about the price at the cut-off.
 
     Returns:
         asset -> (market, price, exchange time).
@@ -105,7 +107,8 @@ def last_trades(
     rows = connection.execute(
         "SELECT m.base, m.market, t.price, t.effective_at FROM exchange.markets m"
         " CROSS JOIN LATERAL (SELECT price, effective_at FROM exchange.trades t WHERE t.market = m.market"
-        " AND t.engine_seq <= %s ORDER BY t.engine_seq DESC, t.fill_index DESC LIMIT 1) t WHERE m.quote = %s",
-        (barrier_seq, currency),
+        " AND t.effective_at < %s AND t.engine_seq <= %s"
+        " ORDER BY t.effective_at DESC, t.engine_seq DESC, t.fill_index DESC LIMIT 1) t WHERE m.quote = %s",
+        (cutoff_at, barrier_seq, currency),
     )
     return {str(base): (str(market), price, at) for base, market, price, at in rows}

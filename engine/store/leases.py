@@ -136,5 +136,11 @@ class CloseLease:
         connection, self._connection = self._connection, None
         if connection is not None:
             with suppress(psycopg.Error):
+                # The lock goes first: whoever took the lease while it was still ours would hold it without a lock, and
+                # pass for dead as soon as this session ends.
+                if self._alone:
+                    connection.execute(
+                        "SELECT pg_advisory_unlock(hashtext('close.lease'), hashtext(%s))", (str(self.close_date),)
+                    )
                 connection.execute("SELECT close.release_lease(%s, %s, %s)", (self.close_date, self.holder, self.epoch))
             connection.close()

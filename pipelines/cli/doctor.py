@@ -59,15 +59,23 @@ def _findings() -> Iterator[Finding]:
         return
     yield _check("room", lambda: _room(settings))
     if settings.embedded_postgres:
-        yield Finding("embedded Postgres", "ok", str(postgres_status(settings.home)))
+        pg = postgres_status(settings.home)
+        where = f"{_runs(pg.running, pg.host, pg.port)}, data in {pg.data_dir}"
+        yield Finding("embedded Postgres", "ok", where + (" (its user cannot enter the home)" if pg.outside else ""))
     if settings.nats_url is None:
-        yield Finding("embedded NATS", "ok", str(nats_status(settings.home)))
+        broker = nats_status(settings.home)
+        where = f"{_runs(broker.running, broker.host, broker.port)}, data in {broker.store}"
+        yield Finding("embedded NATS", "ok", where)
     books = known_books(settings.home)
     if not books:
         yield Finding("books", "ok", "none yet: make close")
     for name in books:
         yield _check(f"book {name}", lambda name=name: _book(settings, name))  # type: ignore[misc]
         yield _check(f"keys of {name}", lambda name=name: _keys(settings, name))  # type: ignore[misc]
+
+
+def _runs(running: bool, host: str, port: int | None) -> str:
+    return f"running on {host}:{port}" if running else "stopped"
 
 
 def _check(what: str, look: Callable[[], str]) -> Finding:

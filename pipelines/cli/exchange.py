@@ -5,6 +5,7 @@ What belongs here: the commands. What does not: reading a tape and driving the e
 
 from __future__ import annotations
 
+import hashlib
 import time
 from contextlib import closing
 from enum import StrEnum
@@ -34,6 +35,7 @@ app = typer.Typer(help="The matching engine and what drives it.", no_args_is_hel
 app.command("conformance")(exchange_conformance.conformance)
 app.command("replay")(exchange_conformance.replay)
 
+LONGEST_BOOK = 31
 MARK_MAX_AGE_S = 86_400
 """A tape may end hours before its last cut-off."""
 
@@ -146,8 +148,11 @@ def _book_of(file: Path) -> str | None:
     """A book named after the tape, unless COMPLINE_BOOK names one."""
     if settings_of().book != DEFAULT_BOOK:
         return None
-    name = "".join(c if c.isalnum() else "_" for c in file.stem.lower()).strip("_")
-    return name[:31].rstrip("_") or None
+    name = "".join(c if c.isalnum() and c.isascii() else "_" for c in file.stem.lower()).strip("_")
+    if len(name) > LONGEST_BOOK:
+        # Tapes of one family differ at the end of their names: what is cut off stays in the name as a digest.
+        name = f"{name[: LONGEST_BOOK - 7].rstrip('_')}_{hashlib.sha256(name.encode()).hexdigest()[:6]}"
+    return name or None
 
 
 def _card_of(book: str, prints: list[Print], seed: int) -> BookCard:

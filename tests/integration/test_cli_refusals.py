@@ -189,29 +189,38 @@ def test_a_full_disk_stops_by_name_and_the_run_goes_on_when_there_is_room(tmp_pa
     place = tmp_path / "small"
     place.mkdir()
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=60m,mode=0755", "tmpfs", str(place)], capture_output=True, check=False
+        ["mount", "-t", "tmpfs", "-o", "size=400m,mode=0755", "tmpfs", str(place)], capture_output=True, check=False
     )
     if mounted.returncode:
         pytest.skip("mounting a small file system needs root")
     tmp_path.chmod(0o755)
-    for parent in tmp_path.parents[:2]:
+    for parent in tmp_path.parents[:3]:
         parent.chmod(parent.stat().st_mode | 0o011)
     home = place / "home"
     environment = {"DATABASE_URL": "", "DATABASE_ADMIN_URL": "", "NATS_URL": ""}
+    command = ("demo", "--days", "1", "--users", "40")
     try:
-        code, _, talk = compline(home, "demo", "--days", "1", "--users", "40", **environment)
-        assert code != 0
-        assert "No space left" in talk or "room" in talk or "disk" in talk.lower(), talk
+        code, _, talk = compline(home, "up", **environment)
+        assert code == 0, talk
+        fill(place / "filler", leave=512 * 1024)
+        code, _, talk = compline(home, *command, **environment)
+        assert code == 2, talk
+        assert "No space left" in talk or "disk" in talk.lower(), talk
         assert "Traceback" not in talk
-        subprocess.run(["mount", "-o", "remount,size=2g", str(place)], check=True)
-        code, said, talk = compline(home, "demo", "--days", "1", "--users", "40", **environment)
+        (place / "filler").unlink()
+        code, said, talk = compline(home, *command, **environment)
         assert code == 0, talk
         assert said["days"][0]["state"] == "sealed"
     finally:
-        subprocess.run(
-            [sys.executable, "-m", "pipelines.local", "purge"],
-            env={**os.environ, "COMPLINE_HOME": str(home), **environment},
-            check=False,
-        )
+        purge = [sys.executable, "-m", "pipelines.local", "purge"]
+        subprocess.run(purge, env={**os.environ, "COMPLINE_HOME": str(home), **environment}, check=False)
         subprocess.run(["umount", "-l", str(place)], check=False)
         shutil.rmtree(place, ignore_errors=True)
+
+
+def fill(path: Path, *, leave: int) -> None:
+    """Take all room but a little."""
+    with path.open("wb") as out:
+        while shutil.disk_usage(path).free > leave:
+            out.write(bytes(min(1 << 20, max(4096, shutil.disk_usage(path).free - leave))))
+            out.flush()

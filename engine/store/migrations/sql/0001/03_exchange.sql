@@ -43,7 +43,7 @@ CREATE TABLE exchange.trades (
 );
 COMMENT ON TABLE exchange.trades IS 'One row per fill, in the engine''s order; the reference registry of trades (trade_id). posting_no is its one journal.';
 CREATE INDEX trades_close_date ON exchange.trades USING brin (close_date) WITH (pages_per_range = 16);
-CREATE INDEX trades_last_of_market ON exchange.trades (market, engine_seq);
+CREATE INDEX trades_last_of_market ON exchange.trades (market, effective_at, engine_seq);
 
 CREATE TABLE exchange.engine_balances (
     close_date date NOT NULL,

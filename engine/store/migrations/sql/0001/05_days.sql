@@ -184,6 +184,9 @@ BEGIN
     END IF;
     IF day.state = 'open' OR day.state = 'reopened' THEN
         PERFORM close.open_day(d + 1);
+        -- Samples, so its cost does not grow with history; the day's partition, trades and journals are read from now on.
+        EXECUTE format('ANALYZE ledger.%I, ledger.journals, ledger.accounts, exchange.trades',
+            'ledger_entries_' || to_char(d, 'YYYYMMDD'));
         UPDATE close.days SET state = 'cutoff', barrier_seq = barrier, cutoff_at = at, books_sha256 = NULL,
             policy_sha256 = in_force.policy_sha256, changed_at = clock_timestamp() WHERE close_date = d;
     ELSIF day.barrier_seq <> barrier OR day.cutoff_at <> at THEN

@@ -152,7 +152,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE bad record;
 BEGIN
     PERFORM 1 FROM close.days WHERE close_date IN (SELECT close_date FROM n) ORDER BY close_date FOR SHARE;
-    SELECT g.close_date, g.origin, g.epoch, y.state INTO bad
+    SELECT g.close_date, g.origin, g.epoch, y.state, y.books_sha256 INTO bad
     FROM (SELECT DISTINCT close_date, origin, epoch FROM n) g LEFT JOIN close.days y USING (close_date)
     WHERE NOT CASE
         WHEN y.state IS NULL THEN false
@@ -164,7 +164,10 @@ BEGIN
             SELECT FROM close.leases l WHERE l.close_date = g.close_date AND l.epoch = g.epoch AND l.expires_at >= clock_timestamp())
         ELSE y.state = 'open' END
     LIMIT 1;
-    IF FOUND THEN
+    IF FOUND AND bad.origin = 'close' AND bad.state = 'cutoff' AND bad.books_sha256 IS NULL THEN
+        PERFORM close.refuse('CL006', format('epoch %s no longer holds the lease on %s', bad.epoch, bad.close_date),
+            'another closer took over; stop and read close.eod_runs');
+    ELSIF FOUND THEN
         PERFORM close.refuse('CL002', format('%s takes no journal of origin %s: the day is %s',
             bad.close_date, bad.origin, coalesce(bad.state, 'unknown')),
             'late events settle into the open day; a sealed day changes only by reopening it');

@@ -9,6 +9,8 @@ DECLARE
     written bigint;
 BEGIN
     PERFORM close.void_books_hash(d, e);
+    -- A day's rows arrive at once: without fresh statistics the planner expects one row and joins by nested loop.
+    ANALYZE exchange.engine_balances, market.mark_prices;
     SELECT version INTO v FROM close.days WHERE close_date = d;
     SELECT version INTO before FROM close.days WHERE close_date = d - 1;
     DELETE FROM ledger.daily_balances WHERE close_date = d AND version = v;
@@ -19,6 +21,7 @@ BEGIN
         UNION ALL
         SELECT account_id, sum(amount) FROM ledger.ledger_entries WHERE close_date = d GROUP BY account_id) x
     GROUP BY account_id HAVING sum(amount) <> 0;
+    ANALYZE ledger.daily_balances;
     INSERT INTO ledger.control_totals (close_date, version, asset, liability_class, opening, debits, credits, closing, accounts)
     SELECT d, v, a.asset, a.liability_class, sum(x.opening), sum(x.debits), sum(x.credits), sum(x.closing),
         count(*) FILTER (WHERE x.closing <> 0)
@@ -159,5 +162,6 @@ BEGIN
     DELETE FROM close.user_balance_snapshots WHERE close_date = d AND version = day.version;
     INSERT INTO close.user_balance_snapshots SELECT * FROM close.expected_snapshots(d, day.version);
     GET DIAGNOSTICS written = ROW_COUNT;
+    ANALYZE close.user_balance_snapshots;
     RETURN written;
 END $$;

@@ -27,11 +27,15 @@ BEGIN
     END IF;
     SELECT a.asset, a.decimals INTO currency, places FROM close.policy_on(d) p
         JOIN exchange.assets a ON a.asset = p.policy ->> 'reporting_currency';
-    SELECT string_agg(DISTINCT m.quote, ', ') INTO unpriced
-    FROM exchange.trades t JOIN exchange.markets m USING (market)
-    WHERE t.close_date = d AND m.quote <> currency AND NOT EXISTS (
-        SELECT FROM exchange.trades b JOIN exchange.markets k ON k.market = b.market AND k.base = m.quote AND k.quote = currency
-        WHERE b.engine_seq <= t.engine_seq);
+    SELECT string_agg(q.quote, ', ') INTO unpriced
+    FROM (SELECT m.quote, min(t.effective_at) AS first_at FROM exchange.trades t JOIN exchange.markets m USING (market)
+          WHERE t.close_date = d AND m.quote <> currency GROUP BY m.quote) q
+    WHERE NOT EXISTS (
+        SELECT FROM exchange.markets k
+        CROSS JOIN LATERAL (SELECT b.effective_at FROM exchange.trades b WHERE b.market = k.market
+            ORDER BY b.effective_at LIMIT 1) f
+        WHERE k.market = (SELECT min(x.market) FROM exchange.markets x WHERE x.base = q.quote AND x.quote = currency)
+          AND f.effective_at <= q.first_at);
     IF unpriced IS NOT NULL THEN
         PERFORM close.refuse('CL010', format('%s has trades quoted in %s before it had a price in %s', d, unpriced, currency),
             'nothing is converted at zero');
@@ -44,8 +48,11 @@ BEGIN
         FROM exchange.trades t
         JOIN exchange.markets m USING (market)
         LEFT JOIN LATERAL (
-            SELECT b.price FROM exchange.markets k JOIN exchange.trades b ON b.market = k.market AND b.engine_seq <= t.engine_seq
-            WHERE m.quote <> currency AND k.base = m.quote AND k.quote = currency ORDER BY b.engine_seq DESC, b.fill_index DESC LIMIT 1) p ON true
+            SELECT b.price FROM exchange.trades b
+            WHERE b.market = (SELECT min(k.market) FROM exchange.markets k
+                              WHERE m.quote <> currency AND k.base = m.quote AND k.quote = currency)
+              AND b.effective_at <= t.effective_at AND b.engine_seq <= day.barrier_seq
+            ORDER BY b.effective_at DESC, b.engine_seq DESC, b.fill_index DESC LIMIT 1) p ON true
         CROSS JOIN LATERAL (SELECT round(t.quote_quantity * CASE WHEN m.quote = currency THEN 1 ELSE p.price END, places) AS value) v
         CROSS JOIN LATERAL (VALUES (t.maker_id), (t.taker_id)) x (user_id)
         WHERE t.close_date = d

@@ -1,0 +1,119 @@
+"""The house keeps its rules: imports one way, every command documented, nothing of one machine in the tree."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from pipelines.cli.app import app
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def tracked(*patterns: str) -> list[Path]:
+    listed = subprocess.run(
+        ["git", "ls-files", "--", *patterns], cwd=ROOT, capture_output=True, text=True, check=False
+    ).stdout.split()
+    return [ROOT / name for name in listed if (ROOT / name).is_file()]
+
+
+def commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, (*path, name))
+        else:
+            yield (*path, name), command
+
+
+ALL_COMMANDS = dict(commands(typer.main.get_command(app)))
+
+
+@pytest.mark.parametrize("path", ALL_COMMANDS, ids=" ".join)
+def test_every_command_has_help_json_and_a_line_in_the_readme(path: tuple[str, ...]) -> None:
+    command = ALL_COMMANDS[path]
+    assert command.help
+    options = {option for parameter in command.params for option in parameter.opts}
+    assert "--json" in options or path == ("dev",), "dev becomes Dagster's own process"
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert path[-1] in readme
+    for parameter in command.params:
+        assert parameter.name in ("help",) or getattr(parameter, "help", None), f"{parameter.name} has no help"
+
+
+WRITES = [
+    ("demo",),
+    ("up",),
+    ("down",),
+    ("close", "run"),
+    ("close", "backfill"),
+    ("keys", "init"),
+    ("exchange", "import-tape"),
+]
+
+
+@pytest.mark.parametrize("path", WRITES, ids=" ".join)
+def test_every_write_has_a_dry_run(path: tuple[str, ...]) -> None:
+    assert "--dry-run" in {option for parameter in ALL_COMMANDS[path].params for option in parameter.opts}
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "contract"),
+    [
+        ("engine/ledger/journal.py", "import dagster", "The engine knows no orchestrator"),
+        ("engine/ledger/journal.py", "from engine.steps import plan", "The engine, outer to inner"),
+        ("engine/exchange/book.py", "import psycopg", "The core knows no database"),
+        ("assets/graph.py", "from pipelines import jobs", "The house"),
+        ("engine/steps/seals.py", "import psycopg", "The steps reach Postgres through the store"),
+    ],
+)
+def test_the_import_contracts_bite(tmp_path: Path, file: str, line: str, contract: str) -> None:
+    for name in ("engine", "assets", "checks", "pipelines"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    planted = tmp_path / file
+    planted.write_text(planted.read_text(encoding="utf-8") + f"\n{line}\n", encoding="utf-8")
+    done = subprocess.run(
+        [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PYTHONPATH": str(tmp_path), "PATH": "/usr/bin:/bin"},
+    )
+    assert done.returncode == 1
+    broken = [text for text in done.stdout.splitlines() if text.endswith("BROKEN")]
+    assert any(text.startswith(contract) for text in broken), done.stdout[-2000:]
+
+
+def test_only_the_clock_asks_what_time_it_is() -> None:
+    asks = re.compile(r"\b(datetime\.now|datetime\.utcnow|date\.today|time\.time)\(")
+    for path in tracked("engine", "assets", "checks", "pipelines"):
+        if path.suffix == ".py" and path != ROOT / "engine" / "clock.py":
+            assert not asks.search(path.read_text(encoding="utf-8")), path
+
+
+def test_no_path_host_or_tool_of_a_workplace_is_in_the_tree() -> None:
+    own = Path(__file__)
+    words = [f"/{'work'}/", f"/{'farm'}/", f".{'library'}", "pypi.org", "files.pythonhosted", f"{'before'}-stop"]
+    for path in tracked():
+        if path == own or path.suffix in (".png", ".parquet"):
+            continue
+        text = path.read_text(encoding="utf-8", errors="replace")
+        for word in words:
+            assert word not in text, f"{path}: {word}"
+
+
+def test_every_module_says_what_it_is_and_stays_small() -> None:
+    for path in tracked("engine", "assets", "checks", "pipelines"):
+        if path.suffix == ".py" and path.name != "__init__.py":
+            text = path.read_text(encoding="utf-8")
+            assert text.startswith('"""'), path
+            assert len(text.splitlines()) <= 450, path
