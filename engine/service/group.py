@@ -47,6 +47,10 @@ class GroupCommitter:
         metrics: counts.
         committed: called with the last sequence on the disk after each group.
         now_us: the present, in microseconds since 1970.
+
+    Attributes:
+        committed_seq: the last sequence on the disk.
+        failed: why nothing is taken any more.
     """
 
     def __init__(
@@ -58,7 +62,8 @@ class GroupCommitter:
     ) -> None:
         self._desk = desk
         self._metrics = metrics
-        self._committed = committed
+        self._tell_committed = committed
+        self.committed_seq = desk.sequencer.engine.last_seq
         self._now_us = now_us
         self._waiting: list[Waiting] = []
         self._wake = asyncio.Event()
@@ -140,7 +145,8 @@ class GroupCommitter:
         started = time.perf_counter()
         await asyncio.get_running_loop().run_in_executor(None, sequencer.commit)
         self._metrics.commit.observe(time.perf_counter() - started)
-        self._committed(sequencer.engine.last_seq)
+        self.committed_seq = sequencer.engine.last_seq
+        self._tell_committed(self.committed_seq)
 
     async def _answer(self, group: list[Waiting], replies: list[Reply]) -> None:
         for one, reply in zip(group, replies, strict=True):
