@@ -49,8 +49,8 @@ class BookFollower:
     async def start(self) -> None:
         """Take a snapshot; deltas that it holds already are passed over when they come."""
         snapshot = json.loads(await self._ask())
-        self._bids = {price: quantity for price, quantity in snapshot["bids"]}
-        self._asks = {price: quantity for price, quantity in snapshot["asks"]}
+        self._bids = dict(snapshot["bids"])
+        self._asks = dict(snapshot["asks"])
         self.sequence = snapshot["sequence"]
 
     async def on_delta(self, data: bytes) -> None:

@@ -113,7 +113,7 @@ def _status(settlement: SettlementLoop, telling: TellingLoop, broker: Broker) ->
             "settlement": settlement.state,
             "settlement_reason": settlement.reason,
             "told_seq": telling.told_seq,
-            "broker": broker.connected,
+            "telling": telling.ready and broker.connected,
         }
     )
 

@@ -176,7 +176,7 @@ class ExchangeService:
         """Orders are what it is for: a database or broker that is away shows, and does not make it unwell."""
         status, failed = self._followers.status, self._committer.failed
         well = failed is None and status.get("settlement") != "refused"
-        good = well and self._broker.connected and status.get("settlement") == "ok" and bool(status.get("broker"))
+        good = well and self._broker.connected and status.get("settlement") == "ok" and bool(status.get("telling"))
         return well, {
             "status": "ok" if good else "degraded" if well else "failed",
             "book": self._config.book,

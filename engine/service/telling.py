@@ -56,6 +56,7 @@ class TellingLoop:
 
     Attributes:
         told_seq: every event up to here is in the stream.
+        ready: snapshots of books are answered.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class TellingLoop:
         self._there: tuple[int, int] | None = None
         self._asked_stream = False
         self._saved_s = 0.0
+        self.ready = False
 
     @property
     def behind(self) -> bool:
@@ -86,6 +88,8 @@ class TellingLoop:
     async def run(self) -> None:
         """Tell until cancelled."""
         await self._broker.on_request(f"{SNAPSHOT}.>", self._answer_snapshot)
+        await self._broker.flush()
+        self.ready = True
         while True:
             if not self.behind:
                 self._save()
