@@ -1,4 +1,4 @@
-"""`compline exchange`: bring real trades through the engine.
+"""`compline exchange`: serve the engine, or bring real trades through it.
 
 What belongs here: the commands. What does not: reading a tape and driving the engine (see `engine.sim`).
 """
@@ -25,7 +25,7 @@ from engine.steps.settling import settle
 from engine.store.books import Book
 from engine.store.connect import connect, typed_errors
 from pipelines.books import BookCard, BookFiles, create_book, read_card
-from pipelines.cli import exchange_conformance
+from pipelines.cli import exchange_conformance, exchange_serve
 from pipelines.cli.options import BookName, DryRun, Json, settings_of
 from pipelines.cli.output import errors, progress, put_json, put_table, talk
 from pipelines.key_store import load_keys
@@ -34,6 +34,7 @@ from pipelines.settings import DEFAULT_BOOK
 app = typer.Typer(help="The matching engine and what drives it.", no_args_is_help=True)
 app.command("conformance")(exchange_conformance.conformance)
 app.command("replay")(exchange_conformance.replay)
+app.command("serve")(exchange_serve.serve)
 
 LONGEST_BOOK = 31
 MARK_MAX_AGE_S = 86_400

@@ -56,6 +56,7 @@ WRITES = [
     ("close", "backfill"),
     ("keys", "init"),
     ("exchange", "import-tape"),
+    ("exchange", "serve"),
 ]
 
 

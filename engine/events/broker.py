@@ -1,0 +1,150 @@
+"""The exchange service's connection to NATS: requests in, replies and market data out.
+
+What belongs here: one reconnecting connection, its subscriptions, the durable consumer of custody's messages.
+What does not: what a message means (see `engine.service`), and events that must not be lost (see `ordered_publisher`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import nats
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
+from nats.js import JetStreamContext
+from nats.js.api import StreamConfig
+from nats.js.errors import Error as JetStreamError
+
+from engine.errors import UncheckedError
+from engine.events.relay import DUPLICATE_WINDOW_S, STREAM, SUBJECTS
+
+Respond = Callable[[bytes], Awaitable[None]]
+OnRequest = Callable[[str, bytes, Respond], Awaitable[None]]
+_RETRY_S = 0.25
+_PROBE_S = 0.3
+
+
+class Broker:
+    """A connection that comes back by itself for as long as it is wanted."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._client: Client | None = None
+
+    @property
+    def connected(self) -> bool:
+        """Whether the server is there at this moment."""
+        return self._client is not None and self._client.is_connected
+
+    async def connect(self) -> None:
+        """Connect, however long it takes."""
+        while self._client is None:
+            try:
+                self._client = await nats.connect(
+                    self._url,
+                    connect_timeout=2,
+                    max_reconnect_attempts=-1,
+                    reconnect_time_wait=_RETRY_S,
+                    ping_interval=5,
+                    error_cb=_quiet,
+                )
+            except (TimeoutError, NatsError, OSError):
+                await asyncio.sleep(_RETRY_S)
+
+    @property
+    def client(self) -> Client:
+        """The connection, after `connect`."""
+        assert self._client is not None, "connect() first"
+        return self._client
+
+    async def refuse_second(self, subject: str) -> None:
+        """Make sure that nobody else answers a subject on this server.
+
+        Raises:
+            UncheckedError: someone does; orders would be shared out between two exchanges.
+        """
+        try:
+            answer = await self.client.request(subject, b"", timeout=_PROBE_S)
+        except (TimeoutError, NatsError):
+            return
+        raise UncheckedError(
+            f"another exchange ({answer.data.decode('utf-8', 'replace')[:80]}) serves orders on this NATS server",
+            rule="one exchange a NATS server: its subjects carry no book",
+            next_step="stop that service, or give this one a NATS server (or account) of its own",
+        )
+
+    async def on_request(self, subject: str, handle: OnRequest) -> None:
+        """Hand over every request on a subject, now and after each reconnect."""
+
+        async def arrived(message: Msg) -> None:
+            async def respond(data: bytes) -> None:
+                if message.reply:
+                    await self.tell(message.reply, data)
+
+            await handle(message.subject, message.data, respond)
+
+        await self.client.subscribe(subject, cb=arrived)
+
+    async def tell(self, subject: str, data: bytes) -> None:
+        """Send what nobody misses if the server is away: replies, market data."""
+        if self.connected:
+            try:
+                await self.client.publish(subject, data)
+            except (NatsError, OSError):
+                return
+
+    async def flush(self) -> None:
+        """Have everything told so far leave this process."""
+        if self.connected:
+            try:
+                await self.client.flush(timeout=2)
+            except (TimeoutError, NatsError, OSError):
+                return
+
+    async def consume(self, durable: str, subjects: list[str], handle: OnRequest) -> None:
+        """Hand over custody's messages one by one, each until it was answered; runs until cancelled.
+
+        Args:
+            durable: name of the consumer, whose place the server remembers.
+            subjects: of the close's stream.
+            handle: its `respond` acknowledges; an empty answer asks for the message again.
+        """
+        while True:
+            try:
+                stream = self.client.jetstream(timeout=2)
+                await stream.add_stream(
+                    StreamConfig(name=STREAM, subjects=SUBJECTS, duplicate_window=DUPLICATE_WINDOW_S)
+                )
+                await asyncio.gather(*(self._consume_one(stream, durable, subject, handle) for subject in subjects))
+            except (TimeoutError, NatsError, JetStreamError, OSError):
+                await asyncio.sleep(_RETRY_S * 4)
+
+    async def _consume_one(self, stream: JetStreamContext, durable: str, subject: str, handle: OnRequest) -> None:
+        name = f"{durable}-{subject.replace('.', '-')}"
+        pull = await stream.pull_subscribe(subject, durable=name, stream=STREAM)
+        while True:
+            try:
+                messages = await pull.fetch(100, timeout=5)
+            except TimeoutError:
+                continue
+            for message in messages:
+                await handle(message.subject, message.data, _acknowledger(message))
+
+    async def close(self) -> None:
+        """End the connection."""
+        if self._client is not None:
+            await self._client.close()
+            self._client = None
+
+
+def _acknowledger(message: Msg) -> Respond:
+    async def respond(data: bytes) -> None:
+        await (message.ack() if data else message.nak(delay=1))
+
+    return respond
+
+
+async def _quiet(error: Exception) -> None:
+    """A lost connection shows in `connected`; the client's default would print it."""

@@ -1,0 +1,154 @@
+"""Group commit: what arrives while a group is on its way to the disk makes the next group.
+
+What belongs here: the queue of messages, one fsync a group in a thread, replies after it, the timed cut-off.
+What does not: what a message does (see `desk`), and who brings it (see `server`).
+
+Nothing is submitted while a group commits: the sequencer is used by one thread at a time. A message waits for at most
+the fsync under way and its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from engine import clock
+from engine.clock import from_day_number, to_us
+from engine.errors import ComplineError, InputError
+from engine.service.desk import Desk, Reply, refusal
+from engine.service.messages import PARSERS, RefusedMessageError
+from engine.service.metrics import Metrics
+
+GROUP_LIMIT = 512
+"""Messages of one group: more would keep the loop from reading on."""
+QUEUE_LIMIT = 100_000
+_LONGEST_WAIT_S = 60.0
+
+Answer = Callable[[Reply], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A message in the queue, and how to answer it."""
+
+    subject: str
+    data: bytes
+    answer: Answer
+    arrived_s: float
+
+
+class GroupCommitter:
+    """Takes messages, submits them in groups and answers after the commit.
+
+    Args:
+        desk: what a message does.
+        metrics: counts.
+        committed: called with the last sequence on the disk after each group.
+        now_us: the present, in microseconds since 1970.
+
+    Attributes:
+        committed_seq: the last sequence on the disk.
+        failed: why nothing is taken any more.
+    """
+
+    def __init__(
+        self,
+        desk: Desk,
+        metrics: Metrics,
+        committed: Callable[[int], None],
+        now_us: Callable[[], int] = lambda: to_us(clock.now()),
+    ) -> None:
+        self._desk = desk
+        self._metrics = metrics
+        self._tell_committed = committed
+        self.committed_seq = desk.sequencer.engine.last_seq
+        self._now_us = now_us
+        self._waiting: list[Waiting] = []
+        self._wake = asyncio.Event()
+        self._closing = False
+        self.failed: ComplineError | None = None
+
+    def put(self, subject: str, data: bytes, answer: Answer) -> bool:
+        """Queue a message; false where the queue is full, and then it is the caller's to answer."""
+        if len(self._waiting) >= QUEUE_LIMIT or self._closing or self.failed is not None:
+            self._metrics.messages[subject, "overloaded"] += 1
+            return False
+        self._waiting.append(Waiting(subject, data, answer, time.perf_counter()))
+        self._wake.set()
+        return True
+
+    def close(self) -> None:
+        """Take nothing more; `run` ends once what is queued has been answered."""
+        self._closing = True
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Commit group after group until `close`.
+
+        Raises:
+            JournalWriteError: the disk refused; the group is not acknowledged, and nothing after it is taken.
+        """
+        while True:
+            await self._pause()
+            self._wake.clear()
+            group, self._waiting = self._waiting[:GROUP_LIMIT], self._waiting[GROUP_LIMIT:]
+            if self._waiting:
+                self._wake.set()
+            if not group and self._closing:
+                return
+            try:
+                replies = self._submit(group)
+                await self._commit()
+            except ComplineError as error:
+                self.failed = error
+                raise
+            await self._answer(group, replies)
+            if self._closing:
+                self._wake.set()
+
+    async def _pause(self) -> None:
+        """Wait for a message or the cut-off of the open day."""
+        left = (self._cutoff_us() - self._now_us()) / 1e6
+        try:
+            await asyncio.wait_for(self._wake.wait(), max(0.0, min(left, _LONGEST_WAIT_S)))
+        except TimeoutError:
+            return
+
+    def _cutoff_us(self) -> int:
+        sequencer = self._desk.sequencer
+        return to_us(sequencer.cutoff_rule.instant(from_day_number(sequencer.engine.open_day)))
+
+    def _submit(self, group: list[Waiting]) -> list[Reply]:
+        now_us = self._now_us()
+        if not group:
+            while self._cutoff_us() <= now_us:
+                self._desk.sequencer.cut_off(from_day_number(self._desk.sequencer.engine.open_day), at_us=now_us)
+        return [self._handle(one, now_us) for one in group]
+
+    def _handle(self, one: Waiting, now_us: int) -> Reply:
+        """The reply to a message: whatever is wrong with it is an answer, and the service goes on."""
+        try:
+            reply = self._desk.handle(PARSERS[one.subject](one.data), now_us)
+        except RefusedMessageError as error:
+            self._metrics.messages[one.subject, error.reason] += 1
+            return refusal(error)
+        except InputError as error:
+            self._metrics.messages[one.subject, "does_not_fit"] += 1
+            return refusal(RefusedMessageError("does_not_fit", error.what))
+        self._metrics.messages[one.subject, "done" if reply.get("success", True) else "rejected"] += 1
+        return reply
+
+    async def _commit(self) -> None:
+        sequencer = self._desk.sequencer
+        started = time.perf_counter()
+        await asyncio.get_running_loop().run_in_executor(None, sequencer.commit)
+        self._metrics.commit.observe(time.perf_counter() - started)
+        self.committed_seq = sequencer.engine.last_seq
+        self._tell_committed(self.committed_seq)
+
+    async def _answer(self, group: list[Waiting], replies: list[Reply]) -> None:
+        for one, reply in zip(group, replies, strict=True):
+            await one.answer(reply)
+            self._metrics.acknowledge.observe(time.perf_counter() - one.arrived_s)

@@ -1,0 +1,274 @@
+"""Messages read strictly: what a request may say, and why one is refused before it is sequenced.
+
+What belongs here: bytes to frozen requests, one function a subject.
+What does not: what a request does (see `desk`), and names and scales of an exchange (see `scales`).
+
+JSON numbers are taken for account and order numbers only; prices and quantities are decimal strings, since a JSON
+number goes through a float in most languages.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any, NoReturn
+
+from engine.errors import InputError
+from engine.exchange.commands import TimeInForce
+from engine.exchange.events import Side
+from engine.money import parse_decimal
+
+MAX_MESSAGE_BYTES = 16 * 1024
+MAX_NUMBER = 2**64 - 1
+_NAME = re.compile(r"[a-z0-9-]{1,64}")
+_SYMBOL = re.compile(r"[A-Z0-9][A-Z0-9._-]{0,31}")
+_REFERENCE = re.compile(r"[!-~]{1,64}")
+_DIGITS = re.compile(r"[0-9]{1,20}")
+_SIDES = {"buy": Side.BUY, "sell": Side.SELL}
+_TIMES = {"gtc": TimeInForce.GTC, "ioc": TimeInForce.IOC, "fok": TimeInForce.FOK, "post_only": TimeInForce.POST_ONLY}
+TIF_NAMES = {tif: name.upper() for name, tif in _TIMES.items()} | {TimeInForce.MARKET: "IOC"}
+
+
+class RefusedMessageError(InputError):
+    """A message that cannot be sequenced; it is counted and answered, never journalled.
+
+    Args:
+        reason: a stable word for programs and metrics.
+        what: what is wrong, for a person.
+    """
+
+    def __init__(self, reason: str, what: str) -> None:
+        self.reason = reason
+        super().__init__(what, rule="a message is one JSON object of known fields", next_step="correct the message")
+
+
+@dataclass(frozen=True, slots=True)
+class OrderRequest:
+    """An order as its user says it; `price` is None for a market order without a worst price."""
+
+    user: str | int
+    symbol: str
+    side: Side
+    tif: TimeInForce
+    price: Decimal | None
+    quantity: Decimal
+    client_order_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class CancelRequest:
+    """A cancel of one order."""
+
+    user: str | int
+    order_id: int
+    symbol: str
+
+
+@dataclass(frozen=True, slots=True)
+class BalancesRequest:
+    """A question for one or all balances of a user."""
+
+    user: str | int
+    asset: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class CustodyRequest:
+    """A deposit that custody confirmed, or a withdrawal that was asked for; `reference` is its idempotency key."""
+
+    user: str | int
+    asset: str
+    amount: Decimal
+    reference: str
+    is_deposit: bool
+
+
+Request = OrderRequest | CancelRequest | BalancesRequest | CustodyRequest
+
+
+def parse_order(data: bytes) -> OrderRequest:
+    """Read `orders.submit`.
+
+    Raises:
+        RefusedMessageError: it is anything but an order.
+    """
+    outer = _object(data, {"userId", "order"}, set())
+    order = outer["order"]
+    if not isinstance(order, dict):
+        _refuse("invalid_field", "order is not an object")
+    _check_fields(order, {"symbol", "side", "type", "quantity"}, {"price", "timeInForce", "clientOrderId", "postOnly"})
+    kind = _word(order, "type", {"limit": False, "market": True})
+    tif = _time_in_force(order, at_market=kind)
+    price = order.get("price")
+    if price is None and not kind:
+        _refuse("missing_field", "a limit order has a price")
+    return OrderRequest(
+        user=_user(outer),
+        symbol=_matching(order, "symbol", _SYMBOL),
+        side=_word(order, "side", _SIDES),
+        tif=tif,
+        price=None if price is None else _number(price, "price"),
+        quantity=_number(order["quantity"], "quantity"),
+        client_order_id=_matching(order, "clientOrderId", _REFERENCE) if "clientOrderId" in order else "",
+    )
+
+
+def parse_cancel(data: bytes) -> CancelRequest:
+    """Read `orders.cancel`.
+
+    Raises:
+        RefusedMessageError: it is anything but a cancel.
+    """
+    fields = _object(data, {"userId", "orderId", "symbol"}, set())
+    return CancelRequest(_user(fields), _order_id(fields["orderId"]), _matching(fields, "symbol", _SYMBOL))
+
+
+def parse_balances(data: bytes) -> BalancesRequest:
+    """Read `ledger.balances.get`.
+
+    Raises:
+        RefusedMessageError: it is anything but that question.
+    """
+    fields = _object(data, {"userId"}, {"asset"})
+    return BalancesRequest(_user(fields), _matching(fields, "asset", _SYMBOL) if "asset" in fields else None)
+
+
+def parse_deposit(data: bytes) -> CustodyRequest:
+    """Read `custody.deposit.confirmed`.
+
+    Raises:
+        RefusedMessageError: it is anything but a deposit.
+    """
+    return _custody(data, "txHash", is_deposit=True)
+
+
+def parse_withdrawal(data: bytes) -> CustodyRequest:
+    """Read `custody.withdrawal.requested`.
+
+    Raises:
+        RefusedMessageError: it is anything but a withdrawal.
+    """
+    return _custody(data, "withdrawalId", is_deposit=False)
+
+
+PARSERS: dict[str, Callable[[bytes], Request]] = {
+    "orders.submit": parse_order,
+    "orders.cancel": parse_cancel,
+    "ledger.balances.get": parse_balances,
+    "custody.deposit.confirmed": parse_deposit,
+    "custody.withdrawal.requested": parse_withdrawal,
+}
+
+
+def _custody(data: bytes, key: str, *, is_deposit: bool) -> CustodyRequest:
+    fields = _object(data, {"userId", "asset", "amount", key}, set())
+    return CustodyRequest(
+        _user(fields),
+        _matching(fields, "asset", _SYMBOL),
+        _number(fields["amount"], "amount"),
+        _matching(fields, key, _REFERENCE),
+        is_deposit,
+    )
+
+
+def _object(data: bytes, required: set[str], optional: set[str]) -> dict[str, Any]:
+    """One JSON object with these fields, each once.
+
+    Raises:
+        RefusedMessageError: too long, no JSON, or other fields.
+    """
+    if len(data) > MAX_MESSAGE_BYTES:
+        _refuse("oversized", f"{len(data)} bytes; at most {MAX_MESSAGE_BYTES}")
+    try:
+        value = json.loads(data, object_pairs_hook=_once, parse_float=_no_number, parse_constant=_no_number)
+    except RefusedMessageError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise RefusedMessageError("malformed", f"no JSON: {str(error)[:100]}") from None
+    if not isinstance(value, dict):
+        _refuse("malformed", "not a JSON object")
+    _check_fields(value, required, optional)
+    return value
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        _refuse("malformed", "a field is there twice")
+    return found
+
+
+def _no_number(text: str) -> NoReturn:
+    _refuse("invalid_field", f"{text[:40]}: amounts are decimal strings")
+
+
+def _check_fields(value: dict[str, Any], required: set[str], optional: set[str]) -> None:
+    there = value.keys()
+    if unknown := there - required - optional:
+        _refuse("unknown_field", f"unknown field {sorted(unknown)[0][:40]!r}")
+    if missing := required - there:
+        _refuse("missing_field", f"field {sorted(missing)[0]!r} is missing")
+
+
+def _user(fields: dict[str, Any]) -> str | int:
+    user = fields["userId"]
+    if isinstance(user, int) and not isinstance(user, bool) and 0 < user <= MAX_NUMBER:
+        return user
+    if isinstance(user, str) and _NAME.fullmatch(user):
+        return user
+    _refuse("invalid_field", "userId is not the name or number of an account")
+
+
+def _order_id(value: object) -> int:
+    if isinstance(value, str) and _DIGITS.fullmatch(value):
+        value = int(value)
+    if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= MAX_NUMBER:
+        return value
+    _refuse("invalid_field", "orderId is not the number of an order")
+
+
+def _matching(fields: dict[str, Any], name: str, pattern: re.Pattern[str]) -> str:
+    value = fields[name]
+    if isinstance(value, str) and pattern.fullmatch(value):
+        return value
+    _refuse("invalid_field", f"{name} does not match {pattern.pattern}")
+
+
+def _word(fields: dict[str, Any], name: str, words: dict[str, Any]) -> Any:
+    value = fields[name]
+    found = words.get(value.lower()) if isinstance(value, str) else None
+    if found is None:
+        _refuse("invalid_field", f"{name} is not one of {', '.join(words)}")
+    return found
+
+
+def _time_in_force(order: dict[str, Any], *, at_market: bool) -> TimeInForce:
+    post_only = order.get("postOnly", False)
+    if not isinstance(post_only, bool):
+        _refuse("invalid_field", "postOnly is not true or false")
+    if at_market:
+        if post_only or ("timeInForce" in order and _word(order, "timeInForce", _TIMES) != TimeInForce.IOC):
+            _refuse("invalid_field", "a market order is IOC")
+        return TimeInForce.MARKET
+    tif: TimeInForce = _word(order, "timeInForce", _TIMES) if "timeInForce" in order else TimeInForce.GTC
+    if not post_only:
+        return tif
+    if tif not in (TimeInForce.GTC, TimeInForce.POST_ONLY):
+        _refuse("invalid_field", "a post-only order rests: its timeInForce is GTC")
+    return TimeInForce.POST_ONLY
+
+
+def _number(value: object, name: str) -> Decimal:
+    if not isinstance(value, str):
+        _refuse("invalid_field", f"{name} is not a decimal string")
+    try:
+        return parse_decimal(value, record=name)
+    except InputError as error:
+        raise RefusedMessageError("invalid_field", error.what) from None
+
+
+def _refuse(reason: str, what: str) -> NoReturn:
+    raise RefusedMessageError(reason, what)

@@ -1,0 +1,206 @@
+"""The exchange as a service: one process that owns the journal and answers on NATS.
+
+What belongs here: its parts put together, its start and its end.
+What does not: each part (see `group`, `desk`, `follower_process`, `health`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from engine.clock import CloseDate, CutOffRule
+from engine.errors import UncheckedError
+from engine.events.broker import Broker, Respond
+from engine.exchange.sequencer import open_exchange
+from engine.service.desk import Desk, Reply, refusal
+from engine.service.follower_process import FollowerProcess
+from engine.service.group import GroupCommitter
+from engine.service.health import HOST, serve_health
+from engine.service.messages import MAX_MESSAGE_BYTES, RefusedMessageError
+from engine.service.metrics import Metrics
+from engine.service.telling import read_cursor, write_cursor
+
+REQUESTS = ("orders.submit", "orders.cancel", "ledger.balances.get")
+CUSTODY = ("custody.deposit.confirmed", "custody.withdrawal.requested")
+WHO = "exchange.who"
+Talk = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class ServiceConfig:
+    """What one service serves.
+
+    Attributes:
+        book: its name.
+        first_day: of the book.
+        cutoff_rule: when a day ends.
+        journal_dir: of the exchange.
+        database_url: as the application; secret.
+        nats_url: with credentials; secret.
+        health_port: on 127.0.0.1; 0 lets the system choose.
+    """
+
+    book: str
+    first_day: CloseDate
+    cutoff_rule: CutOffRule
+    journal_dir: Path
+    database_url: str = field(repr=False)
+    nats_url: str = field(repr=False)
+    health_port: int
+
+
+class ExchangeService:
+    """One exchange, served until a signal.
+
+    Args:
+        config: what is served.
+        talk: called with a line for a person.
+    """
+
+    def __init__(self, config: ServiceConfig, talk: Talk) -> None:
+        self._config = config
+        self._talk = talk
+        self._metrics = Metrics()
+        self._broker = Broker(config.nats_url)
+        self._serving = False
+
+    async def run(self) -> None:
+        """Serve until SIGTERM or SIGINT, then commit, answer, tell what can be told and let go.
+
+        Raises:
+            JournalLockedError: another process writes this exchange's journal.
+            JournalCorruptError: the journal does not load.
+            JournalWriteError: the disk refused; start again once it takes writes.
+            UncheckedError: the health port is taken, or another exchange serves on this NATS server.
+        """
+        stopping = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+        config = self._config
+        sequencer = open_exchange(config.journal_dir, first_day=config.first_day, cutoff_rule=config.cutoff_rule)
+        committed = sequencer.engine.last_seq
+        if read_cursor(config.journal_dir) is None:
+            # What was journalled before anyone served it (a demo, a tape) is no news.
+            write_cursor(config.journal_dir, committed)
+        self._desk = Desk(sequencer)
+        self._followers = FollowerProcess(
+            {
+                "book": config.book,
+                "journal_dir": str(config.journal_dir),
+                "database_url": config.database_url,
+                "nats_url": config.nats_url,
+            },
+            committed,
+        )
+        self._committer = GroupCommitter(self._desk, self._metrics, self._followers.committed)
+        try:
+            health = await self._serve_health()
+            try:
+                await self._run(stopping)
+            finally:
+                health.close()
+        finally:
+            with contextlib.suppress(UncheckedError):
+                sequencer.close()
+
+    async def _run(self, stopping: asyncio.Event) -> None:
+        committing = asyncio.create_task(self._committer.run())
+        following = asyncio.create_task(self._followers.run())
+        answering = asyncio.create_task(self._answer_requests())
+        stopped = asyncio.create_task(stopping.wait())
+        try:
+            await asyncio.wait([committing, stopped, answering, following], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._talk("stopping: what was taken is committed and answered")
+            self._serving = False
+            self._committer.close()
+            await asyncio.wait([committing])
+            answering.cancel()
+            await self._broker.flush()
+            await self._followers.close(following)
+            await self._broker.close()
+            stopped.cancel()
+        for task in (committing, answering, following):
+            if _failed(task):
+                task.result()
+
+    async def _answer_requests(self) -> None:
+        """Connect, however long it takes, and take messages."""
+        await self._broker.connect()
+        await self._broker.refuse_second(WHO)
+        await self._broker.on_request(WHO, self._who)
+        for subject in REQUESTS:
+            await self._broker.on_request(subject, self._arrived)
+        self._serving = True
+        self._talk(f"book {self._config.book}: serving {', '.join(REQUESTS)}")
+        await self._broker.consume(f"exchange-{self._config.book}", list(CUSTODY), self._custody_arrived)
+
+    async def _who(self, subject: str, data: bytes, respond: Respond) -> None:
+        await respond(f"book {self._config.book}".encode())
+
+    async def _arrived(self, subject: str, data: bytes, respond: Respond) -> None:
+        async def answer(reply: Reply) -> None:
+            await respond(json.dumps(reply, separators=(",", ":")).encode())
+
+        # What is too long is refused by its length: the rest of it needs no room in the queue.
+        if not self._committer.put(subject, data[: MAX_MESSAGE_BYTES + 1], answer):
+            await answer(refusal(RefusedMessageError("unavailable", "the exchange takes no more messages now")))
+
+    async def _custody_arrived(self, subject: str, data: bytes, respond: Respond) -> None:
+        async def answer(reply: Reply) -> None:
+            # Journalled or refused for good: the server may forget it.
+            await respond(b"+")
+
+        if not self._committer.put(subject, data[: MAX_MESSAGE_BYTES + 1], answer):
+            await respond(b"")
+
+    async def _serve_health(self) -> asyncio.Server:
+        try:
+            server = await serve_health(self._config.health_port, self._health, self._scrape)
+        except OSError as error:
+            raise UncheckedError(
+                f"port {self._config.health_port} cannot be listened on: {error.strerror}",
+                next_step="choose another with --health-port",
+            ) from None
+        self._talk(f"health and metrics on http://{HOST}:{server.sockets[0].getsockname()[1]}")
+        return server
+
+    def _health(self) -> tuple[bool, dict[str, Any]]:
+        """Orders are what it is for: a database or broker that is away shows, and does not make it unwell."""
+        status, failed = self._followers.status, self._committer.failed
+        well = failed is None and status.get("settlement") != "refused"
+        good = well and self._broker.connected and status.get("settlement") == "ok" and bool(status.get("telling"))
+        return well, {
+            "status": "ok" if good else "degraded" if well else "failed",
+            "book": self._config.book,
+            "serving": self._serving and self._broker.connected,
+            "committed_seq": self._committer.committed_seq,
+            "error": str(failed) if failed is not None else None,
+            "follower_restarts": self._followers.restarts,
+            **status,
+        }
+
+    def _scrape(self) -> str:
+        status = self._followers.status
+        self._metrics.gauges.update(
+            {
+                "committed_sequence": self._committer.committed_seq,
+                "settled_sequence": int(status.get("settled_seq", 0)),
+                "told_sequence": int(status.get("told_seq", 0)),
+                "broker_connected": int(self._broker.connected),
+                "settlement_ok": int(status.get("settlement") == "ok"),
+                "follower_restarts": self._followers.restarts,
+            }
+        )
+        return self._metrics.text()
+
+
+def _failed(task: asyncio.Task[None]) -> bool:
+    return task.done() and not task.cancelled() and task.exception() is not None

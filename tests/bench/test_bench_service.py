@@ -1,0 +1,150 @@
+"""How fast the exchange answers: over NATS request/reply, and a durable acknowledgement beside an fsync of its disk."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import nats
+import pytest
+
+from engine.exchange.codec import RECORD_BYTES
+from engine.exchange.sequencer import open_exchange
+from engine.service.desk import Desk, Reply
+from engine.service.group import GroupCommitter
+from engine.service.metrics import Metrics
+from pipelines.local.servers import ensure_servers
+from pipelines.settings import Settings, load_settings
+from tests.fixtures.exchange_service import Served, order, serve_book
+
+pytestmark = pytest.mark.bench
+
+RUNS = 5
+ORDERS = 4_000
+
+
+@pytest.fixture
+def own_service(new_home: object) -> Iterator[Served]:
+    """A service with servers of its own."""
+    settings: Settings = load_settings(home=new_home())  # type: ignore[operator]
+    ensure_servers(settings, talk=lambda line: None)
+    yield (service := Served(serve_book(settings, f"bench{os.getpid()}"), settings))
+    service.end()
+
+
+def percentile(values: list[float], share: float) -> float:
+    return sorted(values)[min(len(values) - 1, int(len(values) * share))]
+
+
+def message(number: int) -> bytes:
+    """Asks and bids at one price in turn, of eight users: every second order trades."""
+    side = "sell" if number % 2 else "buy"
+    return json.dumps(order(f"u-{1 + number % 8}", side, "100", "0.001")).encode()
+
+
+def fsync_seconds(folder: Path, count: int, size: int) -> list[float]:
+    """Append and fsync as the journal does."""
+    found: list[float] = []
+    path = folder / "fsync.probe"
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+    try:
+        data = os.urandom(size)
+        for number in range(count):
+            started = time.perf_counter()
+            os.pwrite(fd, data, number * size)
+            os.fsync(fd)
+            found.append(time.perf_counter() - started)
+    finally:
+        os.close(fd)
+        path.unlink()
+    return found
+
+
+def test_orders_over_request_reply(own_service: Served, capsys: pytest.CaptureFixture[str]) -> None:
+    own_service.start()
+
+    async def load(clients: int) -> tuple[float, list[float]]:
+        took: list[float] = []
+        connections = [await nats.connect(own_service.nats_url) for _ in range(min(clients, 4))]
+        numbers = iter(range(ORDERS))
+
+        async def one(number: int) -> None:
+            connection = connections[number % len(connections)]
+            for each in numbers:
+                started = time.perf_counter()
+                reply = await connection.request("orders.submit", message(each), timeout=10)
+                took.append(time.perf_counter() - started)
+                assert reply.data.startswith(b'{"success":true'), reply.data
+
+        started = time.perf_counter()
+        await asyncio.gather(*(one(number) for number in range(clients)))
+        seconds = time.perf_counter() - started
+        for connection in connections:
+            await connection.close()
+        return ORDERS / seconds, took
+
+    lines = []
+    for clients in (1, 16, 128):
+        runs = [asyncio.run(load(clients)) for _ in range(RUNS)]
+        rates = sorted(rate for rate, _ in runs)
+        p50, p99 = (percentile([t for _, took in runs for t in took], share) * 1e3 for share in (0.5, 0.99))
+        lines.append(
+            f"{clients:4} in flight: {rates[RUNS // 2]:7,.0f} orders/s (worst {rates[0]:,.0f}, best {rates[-1]:,.0f}),"
+            f" p50 {p50:.2f} ms, p99 {p99:.2f} ms"
+        )
+    with capsys.disabled():
+        print("\nover NATS request/reply, one client process, settlement and events running:\n" + "\n".join(lines))
+    own_service.told()
+    own_service.settled()
+
+
+def test_durable_acknowledgement_beside_fsync(own_service: Served, capsys: pytest.CaptureFixture[str]) -> None:
+    card = own_service.book.opened.card
+    directory = own_service.directory
+
+    async def load(users: int, count: int) -> list[float]:
+        took: list[float] = []
+        with open_exchange(directory, first_day=card.book.first_day, cutoff_rule=card.policy.cutoff_rule) as sequencer:
+            committer = GroupCommitter(Desk(sequencer), Metrics(), lambda seq: None)
+            running = asyncio.create_task(committer.run())
+            numbers = iter(range(count))
+
+            async def one() -> None:
+                for number in numbers:
+                    done: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+
+                    async def answer(reply: Reply, done: asyncio.Future[Reply] = done) -> None:
+                        done.set_result(reply)
+
+                    started = time.perf_counter()
+                    assert committer.put("orders.submit", message(number), answer)
+                    assert (await done)["success"]
+                    took.append(time.perf_counter() - started)
+
+            await asyncio.gather(*(one() for _ in range(users)))
+            committer.close()
+            await running
+        return took
+
+    lines = []
+    for users, count in ((1, 1_000), (8, 4_000), (32, 8_000)):
+        ratios = []
+        for _ in range(RUNS):
+            before = fsync_seconds(directory, 500, RECORD_BYTES * users)
+            took = asyncio.run(load(users, count))
+            disk = before + fsync_seconds(directory, 500, RECORD_BYTES * users)
+            ratios.append((percentile(took, 0.99) / percentile(disk, 0.99), took, disk))
+        ratios.sort(key=lambda one: one[0])
+        ratio, took, disk = ratios[RUNS // 2]
+        lines.append(
+            f"{users:3} orders in flight: acknowledged p50 {percentile(took, 0.5) * 1e3:.3f} ms,"
+            f" p99 {percentile(took, 0.99) * 1e3:.3f} ms; fsync p50 {percentile(disk, 0.5) * 1e3:.3f} ms,"
+            f" p99 {percentile(disk, 0.99) * 1e3:.3f} ms; ratio of p99 {ratio:.2f}"
+            f" ({ratios[0][0]:.2f} to {ratios[-1][0]:.2f})"
+        )
+    with capsys.disabled():
+        print("\ndurable acknowledgement, in process, group commit:\n" + "\n".join(lines))
