@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
@@ -447,3 +448,15 @@ def test_a_second_exchange_on_the_same_broker_is_refused(shared: Served, own_set
         other.start()
     assert other.process is not None
     assert other.process.returncode == 2
+
+
+def test_killed_followers_are_started_again_and_go_on_where_they_were(shared: Served) -> None:
+    assert shared.process is not None
+    shared.run(lambda client: trade_pairs(client, 5))
+    for child in psutil.Process(shared.process.pid).children():
+        child.kill()
+    shared.run(lambda client: trade_pairs(client, 5))
+    shared.until(lambda: shared.health().get("follower_restarts") == 1, "they are started again")
+    shared.told()
+    assert told_trades(shared) == journalled_trades(shared)
+    balances(shared)
