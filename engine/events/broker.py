@@ -7,6 +7,7 @@ What does not: what a message means (see `engine.service`), and events that must
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 
 import nats
@@ -24,6 +25,7 @@ Respond = Callable[[bytes], Awaitable[None]]
 OnRequest = Callable[[str, bytes, Respond], Awaitable[None]]
 _RETRY_S = 0.25
 _PROBE_S = 0.3
+_CLOSE_S = 5.0
 
 
 class Broker:
@@ -134,9 +136,10 @@ class Broker:
 
     async def close(self) -> None:
         """End the connection."""
-        if self._client is not None:
-            await self._client.close()
-            self._client = None
+        client, self._client = self._client, None
+        if client is not None:
+            with contextlib.suppress(TimeoutError, NatsError, OSError):
+                await asyncio.wait_for(client.close(), _CLOSE_S)
 
 
 def _acknowledger(message: Msg) -> Respond:

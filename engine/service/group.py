@@ -90,8 +90,15 @@ class GroupCommitter:
         Raises:
             JournalWriteError: the disk refused; the group is not acknowledged, and nothing after it is taken.
         """
+        watching = asyncio.create_task(self._watch_cutoff())
+        try:
+            await self._commit_groups()
+        finally:
+            watching.cancel()
+
+    async def _commit_groups(self) -> None:
         while True:
-            await self._pause()
+            await self._wake.wait()
             self._wake.clear()
             group, self._waiting = self._waiting[:GROUP_LIMIT], self._waiting[GROUP_LIMIT:]
             if self._waiting:
@@ -108,13 +115,14 @@ class GroupCommitter:
             if self._closing:
                 self._wake.set()
 
-    async def _pause(self) -> None:
-        """Wait for a message or the cut-off of the open day."""
-        left = (self._cutoff_us() - self._now_us()) / 1e6
-        try:
-            await asyncio.wait_for(self._wake.wait(), max(0.0, min(left, _LONGEST_WAIT_S)))
-        except TimeoutError:
-            return
+    async def _watch_cutoff(self) -> None:
+        """Wake the committer at the cut-off of the open day, so that a quiet market's day ends too."""
+        while True:
+            left = (self._cutoff_us() - self._now_us()) / 1e6
+            if left <= 0:
+                self._wake.set()
+            # Not in one sleep: the clock may be set meanwhile.
+            await asyncio.sleep(max(0.05, min(left, _LONGEST_WAIT_S)))
 
     def _cutoff_us(self) -> int:
         sequencer = self._desk.sequencer
@@ -123,6 +131,7 @@ class GroupCommitter:
     def _submit(self, group: list[Waiting]) -> list[Reply]:
         now_us = self._now_us()
         if not group:
+            # With messages, the first of them brings the cut-off.
             while self._cutoff_us() <= now_us:
                 self._desk.sequencer.cut_off(from_day_number(self._desk.sequencer.engine.open_day), at_us=now_us)
         return [self._handle(one, now_us) for one in group]

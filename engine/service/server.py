@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import signal
 from collections.abc import Callable
@@ -85,6 +86,9 @@ class ExchangeService:
             asyncio.get_running_loop().add_signal_handler(number, stopping.set)
         config = self._config
         sequencer = open_exchange(config.journal_dir, first_day=config.first_day, cutoff_rule=config.cutoff_rule)
+        # The state lives as long as the service: a collection that walks it would be a pause of every order.
+        gc.collect()
+        gc.freeze()
         committed = sequencer.engine.last_seq
         if read_cursor(config.journal_dir) is None:
             # What was journalled before anyone served it (a demo, a tape) is no news.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import time
@@ -104,6 +105,9 @@ def test_orders_over_request_reply(own_service: Served, capsys: pytest.CaptureFi
 
 def test_durable_acknowledgement_beside_fsync(own_service: Served, capsys: pytest.CaptureFixture[str]) -> None:
     card = own_service.book.opened.card
+    # As the service does; and here everything that pytest holds.
+    gc.collect()
+    gc.freeze()
     directory = own_service.directory
 
     async def load(users: int, count: int) -> list[float]:

@@ -1,0 +1,115 @@
+"""Group commit: replies after the fsync, none where the disk refuses, and a cut-off that needs no message."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from datetime import date, timedelta
+from pathlib import Path
+
+import pytest
+
+from engine.clock import CutOffRule, day_number, to_us
+from engine.errors import ComplineError
+from engine.exchange import commands as cmd
+from engine.exchange import history
+from engine.exchange.errors import JournalWriteError
+from engine.exchange.journal import JournalReader, journal_path
+from engine.exchange.sequencer import Sequencer, open_exchange
+from engine.service.desk import Desk, Reply
+from engine.service.group import GroupCommitter
+from engine.service.metrics import Metrics
+
+FIRST = date(2026, 3, 2)
+RULE = CutOffRule.parse("24:00 UTC")
+OPENS = to_us(RULE.instant(FIRST - timedelta(days=1)))
+ORDER = {"symbol": "BTC-USDT", "side": "sell", "type": "limit", "price": "0.3", "quantity": "0.001"}
+
+
+def start(directory: Path) -> Sequencer:
+    sequencer = open_exchange(directory, first_day=FIRST, cutoff_rule=RULE)
+    for command in (
+        cmd.SetAsset(1, "USDT", 6),
+        cmd.SetAsset(2, "BTC", 8),
+        cmd.SetMarket(1, "BTC-USDT", 2, 1, 10**4, 1),
+        cmd.OpenAccount(1, "u-1"),
+    ):
+        sequencer.submit(command, OPENS - 1)
+    sequencer.submit(cmd.Deposit(1, 2, 10**8, "d"), OPENS)
+    sequencer.commit()
+    return sequencer
+
+
+def test_what_arrives_together_is_one_group_and_answered_when_it_is_on_the_disk(tmp_path: Path) -> None:
+    on_disk: list[tuple[int, int]] = []
+    groups: list[int] = []
+
+    async def work(sequencer: Sequencer) -> None:
+        committer = GroupCommitter(Desk(sequencer), Metrics(), groups.append, lambda: OPENS + 1)
+
+        async def answer(reply: Reply) -> None:
+            with JournalReader(journal_path(tmp_path)) as reader:
+                on_disk.append((reply["order"]["sequence"], reader.tail().seq))
+
+        for _ in range(5):
+            assert committer.put("orders.submit", json.dumps({"userId": "u-1", "order": ORDER}).encode(), answer)
+        committer.close()
+        await committer.run()
+
+    with start(tmp_path) as sequencer:
+        before = sequencer.engine.last_seq
+        asyncio.run(work(sequencer))
+    assert on_disk == [(before + number, before + 5) for number in range(1, 6)]
+    assert groups[0] == before + 5
+
+
+def test_group_that_the_disk_refuses_is_not_answered_and_nothing_after_it_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replies: list[Reply] = []
+
+    async def answer(reply: Reply) -> None:
+        replies.append(reply)
+
+    async def work(sequencer: Sequencer) -> None:
+        committer = GroupCommitter(Desk(sequencer), Metrics(), lambda seq: None, lambda: OPENS + 1)
+        message = json.dumps({"userId": "u-1", "order": ORDER}).encode()
+        assert committer.put("orders.submit", message, answer)
+
+        def refuse() -> None:
+            raise JournalWriteError(tmp_path, OSError(28, "No space left on device"))
+
+        monkeypatch.setattr(sequencer, "commit", refuse)
+        with pytest.raises(JournalWriteError):
+            await committer.run()
+        assert isinstance(committer.failed, ComplineError)
+        assert not committer.put("orders.submit", message, answer)
+
+    sequencer = start(tmp_path)
+    asyncio.run(work(sequencer))
+    assert replies == []
+
+
+def test_cut_off_is_journalled_when_it_comes_though_nobody_trades(tmp_path: Path) -> None:
+    now_us = to_us(RULE.instant(FIRST)) - 150_000
+
+    async def work(sequencer: Sequencer) -> None:
+        begun = asyncio.get_running_loop().time()
+        committer = GroupCommitter(
+            Desk(sequencer),
+            Metrics(),
+            lambda seq: None,
+            lambda: now_us + int((asyncio.get_running_loop().time() - begun) * 1e6),
+        )
+        running = asyncio.create_task(committer.run())
+        await asyncio.sleep(0.05)
+        assert sequencer.engine.open_day == day_number(FIRST)
+        await asyncio.sleep(0.4)
+        committer.close()
+        await running
+
+    with start(tmp_path) as sequencer:
+        asyncio.run(work(sequencer))
+        last = sequencer.engine.last_seq
+    cut = history.cut_off_of(tmp_path, FIRST)
+    assert (cut.seq, cut.ts_us) == (last, to_us(RULE.instant(FIRST)))
