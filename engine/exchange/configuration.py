@@ -122,9 +122,7 @@ def open_account(state: EngineState, record: JournalRecord, command: cmd.OpenAcc
 def _used(state: EngineState, kind: KeyKind, reference: str, key: UsedKey) -> RejectReason | None:
     """Why a reference cannot be used; None if it can."""
     known = state.transfers.get((kind, reference))
-    if known is None:
-        return None
-    return RejectReason.DUPLICATE_REFERENCE if replace(key, seq=known.seq) == known else RejectReason.REFERENCE_CONFLICT
+    return None if known is None else key.refusal(known)
 
 
 def set_account(state: EngineState, record: JournalRecord, command: cmd.SetAccount) -> list[Event]:

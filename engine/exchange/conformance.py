@@ -120,7 +120,8 @@ def stream_of(columns: dict[str, Any], *, name: str) -> Stream:
                 raise InputError(f"stream {name}: column {column} is {array.type}, not an integer", rule=_RULE)
             if array.null_count:
                 raise InputError(f"stream {name}: column {column} lacks {array.null_count} values", rule=_RULE)
-            arrays[column] = array.cast(kind).to_numpy(zero_copy_only=False)
+            # Copied, since Arrow's memory is read-only and numba would compile the kernel once more for that.
+            arrays[column] = array.cast(kind).to_numpy(zero_copy_only=False).copy()
         except (pa.ArrowException, OverflowError, TypeError) as error:
             raise InputError(f"stream {name}: column {column}: {str(error)[:200]}", rule=_RULE) from None
     _check(arrays, name)

@@ -6,8 +6,6 @@ What does not: the queue itself (see `book`), limits and bands (see `risk`), wha
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from engine.exchange import commands as cmd
 from engine.exchange.book import Book, Order
 from engine.exchange.codec import JournalRecord
@@ -158,8 +156,7 @@ def _stranger(state: EngineState, command: cmd.NewOrder, key: UsedOrderKey) -> R
         for references in state.order_references:
             known = references.get((command.account, command.reference))
             if known is not None:
-                same = replace(key, seq=known.seq) == known
-                return RejectReason.DUPLICATE_REFERENCE if same else RejectReason.REFERENCE_CONFLICT
+                return key.refusal(known)
     if command.market not in state.registry.markets:
         return RejectReason.UNKNOWN_MARKET
     return None if account.may_trade else RejectReason.ACCOUNT_MAY_NOT_TRADE

@@ -194,9 +194,10 @@ class ReplayWorld:
             _wide_column(words, at, column.W_QUANTITY).view(np.int64).tolist(),
             _wide_column(words, at, column.W_RESERVE).tolist(),
         )
-        for index, text, account, *order in zip(at.tolist(), texts, *fields, strict=True):
-            references = state.order_references[0 if index >= today_from else 1]
-            references[account, text.decode("ascii")] = UsedOrderKey(index + 1, *order)
+        keys = map(UsedOrderKey._make, zip((at + 1).tolist(), *fields[1:], strict=True))
+        for key, text, account in zip(keys, texts, fields[0], strict=True):
+            references = state.order_references[0 if key.seq > today_from else 1]
+            references[account, text.decode("ascii")] = key
 
     def _book(self, state: EngineState, number: int, at: int) -> Book:
         """A market's book as the online engine keeps it."""

@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import MutableMapping
 from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import NamedTuple
 
 from engine.exchange.book import Book
 from engine.exchange.commands import NO_LIMITS, AccountState, Hold, MarketLimits, Withdrawal
+from engine.exchange.events import RejectReason
 
 AVAILABLE, LOCKED, STAKED, IN_TRANSIT = 0, 1, 2, 3
 """Places in a balance: a list, because an order touches four of them and a frozen record would cost more than it."""
@@ -69,8 +71,7 @@ class KeyKind(IntEnum):
     SET_ACCOUNT_TIER = 103
 
 
-@dataclass(frozen=True, slots=True)
-class UsedKey:
+class UsedKey(NamedTuple):
     """What a reference stood for: the sequence of its effect, and enough of the payload to tell another one."""
 
     seq: int
@@ -78,9 +79,12 @@ class UsedKey:
     asset: int
     value: int
 
+    def refusal(self, known: UsedKey) -> RejectReason:
+        """Why a command with a known reference is refused: all but the sequence may be equal."""
+        return RejectReason.DUPLICATE_REFERENCE if self[1:] == known[1:] else RejectReason.REFERENCE_CONFLICT
 
-@dataclass(frozen=True, slots=True)
-class UsedOrderKey:
+
+class UsedOrderKey(NamedTuple):
     """What a client reference of an order stood for."""
 
     seq: int
@@ -90,6 +94,10 @@ class UsedOrderKey:
     price_ticks: int
     quantity_lots: int
     reserve_price_ticks: int
+
+    def refusal(self, known: UsedOrderKey) -> RejectReason:
+        """Why an order with the reference of a known one is refused: all but the sequence may be equal."""
+        return RejectReason.DUPLICATE_REFERENCE if self[1:] == known[1:] else RejectReason.REFERENCE_CONFLICT
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,6 @@ What does not: trades (see `orders`).
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from engine.exchange import commands as cmd
 from engine.exchange.codec import JournalRecord
 from engine.exchange.events import Event, Rejected, RejectReason, Transfer, TransferKind
@@ -101,8 +99,7 @@ def _refusal(state: EngineState, kind: TransferKind, command: cmd.TransferComman
         return RejectReason.UNKNOWN_ASSET
     known = state.transfers.get((kind, command.reference))
     if known is not None:
-        same = replace(key, seq=known.seq) == known
-        return RejectReason.DUPLICATE_REFERENCE if same else RejectReason.REFERENCE_CONFLICT
+        return key.refusal(known)
     if command.units <= 0 and (kind != TransferKind.ADJUST or command.units == 0):
         return RejectReason.INVALID_QUANTITY
     return _forbidden(account, kind) or _beyond(state, kind, command)

@@ -62,7 +62,9 @@ def test_matching_alone(engine: EngineName, least: int, say: Say) -> None:
     worst = None
     for path in sorted(FLASH1.glob("orders_*.parquet")):
         stream = conformance.read_stream(path)
-        rates = [conformance.run(stream, engine)[0].messages_per_second for _ in range(RUNS)]
+        runs = [conformance.run(stream, engine)[0] for _ in range(RUNS)]
+        assert len({run.sha256 for run in runs}) == 1
+        rates = [run.messages_per_second for run in runs]
         median = int(statistics.median(rates))
         say(f"matching, {engine.value}, {path.stem}: median {median:,} of {[f'{rate:,}' for rate in rates]} messages/s")
         worst = median if worst is None else min(worst, median)
@@ -161,7 +163,7 @@ def test_whole_replay_with_risk_locks_fees_and_trade_rows(tmp_path: Path, say: S
         f" and handed back as a state, {without:,.0f} without handing back; online engine"
         f" {count / online.seconds:,.0f} commands/s"
     )
-    assert median >= 1_500_000
+    assert without >= 1_500_000
 
 
 def test_one_command_in_process(tmp_path: Path, say: Say) -> None:

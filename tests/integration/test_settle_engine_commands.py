@@ -1,0 +1,63 @@
+"""Commands that move a customer's balance reach the ledger: engine and ledger agree, and the day seals.
+
+Not the reward: it takes from `rewards_payable` what a close before has put there, and no close does so yet.
+"""
+
+from __future__ import annotations
+
+from engine.exchange import commands as cmd
+from engine.exchange.events import Side, Trade, Transfer
+from engine.exchange.sequencer import open_exchange
+from engine.steps.settling import settle
+from tests.fixtures.books import MakeBook
+
+T = cmd.TimeInForce
+
+
+def test_stakes_corrections_and_every_kind_of_order_settle_and_the_day_seals(make_book: MakeBook) -> None:
+    book = make_book(None)
+    policy, files = book.opened.policy_on(book.days[0]), book.opened.files
+    with book.closing(book.days[0]) as context:
+        opens = int(context.policy.cutoff_rule.instant(book.days[0]).timestamp()) * 10**6 - 80_000 * 10**6
+    with open_exchange(
+        files.journal_dir, first_day=book.opened.book.first_day, cutoff_rule=policy.cutoff_rule
+    ) as sequencer:
+        before = opens - 86_400 * 10**6
+        for command in (
+            cmd.SetAsset(1, "USDT", 6),
+            cmd.SetAsset(2, "ETH", 18),
+            cmd.SetMarket(1, "ETH-USDT", 2, 1, 10**15, 10, None, cmd.MarketLimits(slippage_ppm=10_000)),
+            cmd.SetTiers(-50, 1000),
+            cmd.SetTiers(0, 500, None, 2),
+            *(cmd.OpenAccount(n, f"u-{n}") for n in (1, 2)),
+        ):
+            sequencer.submit(command, before)
+        moved = []
+        for command in (
+            cmd.Deposit(1, 1, 10**12, "d1"),
+            cmd.Deposit(2, 2, 10**22, "d2"),
+            cmd.Stake(1, 1, 500, "s"),
+            cmd.Unstake(1, 1, 200, "s"),
+            cmd.Adjust(1, 1, -30, "a"),
+            cmd.Adjust(2, 1, 9, "b"),
+            cmd.SetAccountTier(1, 2, "t"),
+            cmd.NewOrder(2, 1, Side.SELL, 3000, 40, T.POST_ONLY),
+            cmd.NewOrder(1, 1, Side.BUY, 3000, 10, T.FOK),
+            cmd.NewOrder(1, 1, Side.BUY, 0, 10, T.MARKET),
+            cmd.NewOrder(1, 1, Side.BUY, 2000, 5, T.GTC, "reserved", None, 2500),
+        ):
+            moved += [e for e in sequencer.submit(command, opens) if isinstance(e, Trade | Transfer)]
+    assert len(moved) == 8
+    with book.app() as connection:
+        settle(connection, files.journal_dir)
+    rows = dict(
+        connection_row
+        for connection_row in book.admin().execute(
+            "SELECT account, balance * 1000000 FROM ledger.accounts WHERE asset = 'USDT' AND balance <> 0"
+        )
+    )
+    assert rows["u-1:staked"] == 300
+    assert rows["suspense"] == 21
+    assert book.value("SELECT count(*) FROM ledger.journals WHERE reference_type = 'admin_adjustment'") == 2
+    assert book.close(book.days[0])[-1].step == "evidence_packs"
+    assert book.value("SELECT state FROM close.days WHERE close_date = %s", book.days[0]) == "sealed"
