@@ -206,6 +206,7 @@ def test_batch_that_stops_between_any_two_statements_leaves_nothing(
 
     with book.app() as connection, monkeypatch.context() as patch:
         patch.setattr(postings, "copy_rows", broken(postings.copy_rows))
+        patch.setattr(postings, "copy_binary", broken(postings.copy_binary))
         patch.setattr(connection, "execute", broken(connection.execute))
         with pytest.raises(ConnectionAbortedError):
             settler().settle(connection, flat(rest))

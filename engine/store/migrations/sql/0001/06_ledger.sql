@@ -184,10 +184,10 @@ BEGIN
             LEFT JOIN (SELECT * FROM exchange.trades WHERE trade_id BETWEEN $1 AND $2) t ON t.trade_id = n.reference_id::bigint
             WHERE n.kind = ''trade'' AND (t.posting_no IS DISTINCT FROM n.posting_no OR t.close_date <> n.close_date
                 OR t.engine_seq <> n.engine_seq OR n.reference_type <> ''trade'') LIMIT 1' INTO bad USING low, high;
-    END IF;
-    IF how_many > 0 AND bad.posting_no IS NOT NULL THEN
-        PERFORM close.refuse('CL005', format('posting %s is not the journal of trade %s', bad.posting_no, bad.reference_id),
-            'a trade is settled once, with its row in exchange.trades');
+        IF bad.posting_no IS NOT NULL THEN
+            PERFORM close.refuse('CL005', format('posting %s is not the journal of trade %s', bad.posting_no, bad.reference_id),
+                'a trade is settled once, with its row in exchange.trades');
+        END IF;
     END IF;
     RETURN NULL;
 END $$;
