@@ -12,7 +12,7 @@ CREATE TABLE ledger.accounts (
     UNIQUE (account, asset),
     CONSTRAINT accounts_customer_not_negative CHECK (balance >= 0 OR liability_class NOT IN ('customer', 'affiliate')),
     CONSTRAINT accounts_class_matches_owner CHECK (
-        (liability_class IN ('customer', 'affiliate')) = (user_id IS NOT NULL AND account !~ '^customer_receivable:'))
+        (liability_class IN ('customer', 'affiliate')) = (user_id IS NOT NULL AND NOT starts_with(account, 'customer_receivable:')))
 ) WITH (fillfactor = 45);
 COMMENT ON TABLE ledger.accounts IS 'One row per user or house account (with sub-account) and asset; balance is kept by the guard, never written by hand.';
 
@@ -22,8 +22,9 @@ CREATE TABLE ledger.journals (
     posting_no     bigint PRIMARY KEY,
     kind           text NOT NULL CHECK (kind IN ('trade', 'deposit', 'withdrawal', 'withdrawal_confirmed', 'withdrawal_failed',
         'stake', 'unstake', 'reward', 'adjust', 'opening_balance', 'fee_accrual', 'reward_accrual', 'pot_funding', 'correction')),
-    reference_type text NOT NULL CHECK (reference_type ~ '^[!-~]{1,64}$'),
-    reference_id   text NOT NULL CHECK (reference_id ~ '^[!-~]{1,200}$'),
+    -- Not {1,200}: a bounded repetition costs 9 us a row, half of what a journal cost.
+    reference_type text NOT NULL CHECK (reference_type ~ '^[!-~]+$' AND length(reference_type) <= 64),
+    reference_id   text NOT NULL CHECK (reference_id ~ '^[!-~]+$' AND length(reference_id) <= 200),
     engine_seq     bigint,
     effective_at   timestamptz NOT NULL,
     close_date     date NOT NULL,
