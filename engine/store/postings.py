@@ -13,8 +13,10 @@ import psycopg
 from engine.clock import from_us, iso_us
 from engine.errors import LedgerRefusedError
 from engine.ledger.journal import Journal, check_balanced
+from engine.store.copy_binary import HEADER, TRAILER
 
 AccountIds = dict[tuple[str, str], int]
+_WRITE = 1 << 20
 
 
 def amount_text(units: int, decimals: int) -> str:
@@ -41,6 +43,25 @@ def copy_rows(connection: psycopg.Connection, target: str, rows: Iterable[Sequen
                 lines.clear()
         if lines:
             copy.write("\n".join(lines) + "\n")
+
+
+def copy_binary(connection: psycopg.Connection, target: str, blocks: Iterable[bytes | memoryview]) -> None:
+    """COPY whole rows in the binary format.
+
+    Args:
+        connection: inside the caller's transaction.
+        target: `schema.table (columns)`, from our own code only.
+        blocks: rows as `engine.store.copy_binary` makes them, any number in a block.
+    """
+    with (
+        connection.cursor() as cursor,
+        cursor.copy(f"COPY {target} FROM STDIN (FORMAT binary)".encode()) as copy,
+    ):
+        copy.write(HEADER)
+        for block in blocks:
+            for start in range(0, len(block), _WRITE):
+                copy.write(block[start : start + _WRITE])
+        copy.write(TRAILER)
 
 
 def reserve(connection: psycopg.Connection, how_many: int) -> int:

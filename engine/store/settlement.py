@@ -9,25 +9,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
-from fractions import Fraction
-from itertools import pairwise
+from itertools import chain, pairwise
 
+import numpy as np
 import psycopg
 
 from engine.clock import from_day_number, from_us, iso_us
-from engine.errors import ConfigError, LedgerRefusedError
+from engine.errors import LedgerRefusedError
 from engine.exchange.events import AccountOpened, AssetListed, CutOff, Event, MarketListed, Side, Trade
 from engine.exchange.postings import journal_of
 from engine.exchange.state import Registry
-from engine.ledger.journal import Journal
+from engine.ledger.journal import Journal, check_balanced
 from engine.store import postings
+from engine.store import settlement_rows as rows_of
+from engine.store.settlement_arrays import NO_PAIR, arrays_of, ids_of
 
-BATCH = 20_000
-_TRADE_COLUMNS = (
-    "trade_id, posting_no, engine_seq, fill_index, close_date, sequenced_at, effective_at, market, price, quantity,"
-    " quote_quantity, taker_side, maker_id, taker_id, maker_order_id, taker_order_id, maker_fee, taker_fee,"
-    " maker_rate_ppm, taker_rate_ppm"
-)
+BATCH = 100_000
 
 
 @dataclass(slots=True)
@@ -93,33 +90,80 @@ class Settler:
         others = [j for e in events if not isinstance(e, Trade) and (j := journal_of(e, self.registry)) is not None]
         there = postings.existing(connection, others)
         new_trades, old_trades = self._split(connection, trades)
-        journals: list[Journal] = []
-        first_of_trade: dict[int, int] = {}
+        at = 0
+        numbers, rest = [], []
         for event in events:
-            if isinstance(event, Trade) and event.trade_id in old_trades:
-                continue
-            journal = journal_of(event, self.registry)
-            if journal is None or (journal.reference_type, journal.reference_id) in there:
-                continue
             if isinstance(event, Trade):
-                first_of_trade[event.trade_id] = len(journals)
-            journals.append(journal)
-        if journals:
-            start = postings.reserve(connection, len(journals))
-            postings.copy_rows(
-                connection,
-                f"exchange.trades ({_TRADE_COLUMNS})",
-                (self._trade_row(trade, start + first_of_trade[trade.trade_id]) for trade in new_trades),
-            )
-            decimals = {asset.symbol: asset.decimals for asset in self.registry.assets.values()}
-            postings.post(connection, journals, decimals=decimals, actor=self.actor, known=self.known, first=start)
-        return Settled(len(new_trades), len(journals), len(old_trades) + len(there))
+                if event.trade_id in old_trades:
+                    continue
+                numbers.append(at)
+            else:
+                journal = journal_of(event, self.registry)
+                if journal is None or (journal.reference_type, journal.reference_id) in there:
+                    continue
+                check_balanced(journal)
+                rest.append((at, journal))
+            at += 1
+        if at:
+            # Legs of a batch are some 70 MB, which triggers read several times: in memory, not in a temporary file.
+            connection.execute("SET LOCAL work_mem = '256MB'")
+            start = postings.reserve(connection, at)
+            numbered = [(start + n, journal) for n, journal in rest]
+            self._copy(connection, new_trades, [start + n for n in numbers], numbered)
+        return Settled(len(new_trades), at, len(old_trades) + len(there))
+
+    def _copy(
+        self,
+        connection: psycopg.Connection,
+        trades: list[Trade],
+        numbers: list[int],
+        others: list[tuple[int, Journal]],
+    ) -> None:
+        """Write trades, then all journals, then all legs: one statement each, as a balance is checked at its end."""
+        arrays = None
+        if trades:
+            try:
+                arrays = arrays_of(trades, self.registry, self.actor)
+            except OverflowError:
+                journals = [(n, self._journal(trade)) for n, trade in zip(numbers, trades, strict=True)]
+                others = sorted([*others, *journals], key=lambda pair: pair[0])
+        wanted = {(leg.account, leg.asset) for _, journal in others for leg in journal.legs}
+        if arrays is not None:
+            arrays.number(np.array(numbers, np.int64))
+            pairs, where = arrays.accounts()
+            wanted.update(pairs)
+            wanted.discard(NO_PAIR)
+            rows: Iterable[bytes | memoryview] = (arrays.trade_rows(),)
+        else:
+            rows = (rows_of.trade_row(t, n, self.registry) for t, n in zip(trades, numbers, strict=True))
+        if trades:
+            postings.copy_binary(connection, f"exchange.trades ({rows_of.TRADE_COLUMNS})", rows)
+        postings.ensure_accounts(connection, wanted, self.known)
+        journal_rows = (rows_of.journal_row(journal, n, self.actor) for n, journal in others)
+        postings.copy_binary(
+            connection,
+            f"ledger.journals ({rows_of.JOURNAL_COLUMNS})",
+            chain((arrays.journal_rows(),) if arrays else (), journal_rows),
+        )
+        decimals = {asset.symbol: asset.decimals for asset in self.registry.assets.values()}
+        leg_rows = (rows_of.leg_rows(journal, n, self.known, decimals) for n, journal in others)
+        postings.copy_binary(
+            connection,
+            f"ledger.ledger_entries ({rows_of.LEG_COLUMNS})",
+            chain((arrays.leg_rows(ids_of(pairs, where, self.known)),) if arrays else (), leg_rows),
+        )
+
+    def _journal(self, trade: Trade) -> Journal:
+        journal = journal_of(trade, self.registry)
+        assert journal is not None
+        check_balanced(journal)
+        return journal
 
     def _split(self, connection: psycopg.Connection, trades: list[Trade]) -> tuple[list[Trade], set[int]]:
         """New trades, and the ids of those that the registry of trades has with the same payload."""
         if not trades:
             return [], set()
-        columns = ", ".join(f"{name.strip()}::text" for name in _TRADE_COLUMNS.split(",") if "_at" not in name)
+        columns = ", ".join(f"{name.strip()}::text" for name in rows_of.TRADE_COLUMNS.split(",") if "_at" not in name)
         times = "close.iso_us(sequenced_at), close.iso_us(effective_at)"
         rows = connection.execute(
             f"SELECT {columns}, {times} FROM exchange.trades WHERE trade_id BETWEEN %s AND %s".encode(),
@@ -144,9 +188,7 @@ class Settler:
     def _trade_row(self, trade: Trade, posting_no: int) -> tuple[object, ...]:
         market = self.registry.markets[trade.market]
         base, quote = self.registry.assets[market.base], self.registry.assets[market.quote]
-        price = trade.price_ticks * tick_size(
-            market.quote_units_per_tick_lot, quote.decimals, market.base_units_per_lot, base.decimals, market.symbol
-        )
+        price = trade.price_ticks * rows_of.tick_of(market, self.registry)
         return (
             trade.trade_id,
             posting_no,
@@ -183,15 +225,18 @@ class Settler:
                 )
             for m in markets:
                 base, quote = self.registry.assets[m.base], self.registry.assets[m.quote]
-                tick_size(m.quote_units_per_tick_lot, quote.decimals, m.base_units_per_lot, base.decimals, m.symbol)
+                rows_of.tick_size(
+                    m.quote_units_per_tick_lot, quote.decimals, m.base_units_per_lot, base.decimals, m.symbol
+                )
                 cursor.execute(
                     "INSERT INTO exchange.markets VALUES (%s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING",
                     (m.symbol, m.market, base.symbol, quote.symbol, m.base_units_per_lot, m.quote_units_per_tick_lot),
                 )
             if accounts:
-                cursor.executemany(
-                    "INSERT INTO accounts.users (user_id, account) VALUES (%s, %s) ON CONFLICT DO NOTHING",
-                    [(a.account, a.name) for a in accounts],
+                cursor.execute(
+                    "INSERT INTO accounts.users (user_id, account) SELECT * FROM unnest(%s::bigint[], %s::text[])"
+                    " ON CONFLICT DO NOTHING",
+                    ([a.account for a in accounts], [a.name for a in accounts]),
                 )
         self._compare_registered(connection, assets, markets, accounts)
 
@@ -243,22 +288,6 @@ class Settler:
         for day in sorted(days - self._opened):
             connection.execute("SELECT close.open_day(%s)", (day,))
             self._opened.add(day)
-
-
-def tick_size(quote_per_tick_lot: int, quote_decimals: int, base_per_lot: int, base_decimals: int, market: str) -> int:
-    """The price of one tick in units of 10^-18.
-
-    Raises:
-        ConfigError: a tick's price has more than 18 decimals.
-    """
-    tick = Fraction(quote_per_tick_lot * 10**base_decimals, base_per_lot * 10**quote_decimals) * 10**18
-    if tick.denominator != 1:
-        raise ConfigError(
-            f"market {market}: the price of one tick has more than 18 decimals",
-            rule="prices are NUMERIC(38,18)",
-            next_step="configure a tick that is a decimal fraction",
-        )
-    return tick.numerator
 
 
 def _same_trade(new: tuple[object, ...], row: Sequence[object]) -> bool:

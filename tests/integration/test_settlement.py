@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import random
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
-from decimal import Decimal
+from decimal import Decimal, localcontext
 from pathlib import Path
 
 import psycopg
 import pytest
 
-from engine.clock import to_us
+from engine.clock import from_us, iso_us, to_us
 from engine.errors import LedgerRefusedError
 from engine.exchange import commands as cmd
 from engine.exchange import history
@@ -23,7 +24,7 @@ from engine.sim.demo import load_demo
 from engine.sim.demo_world import DemoConfig
 from engine.steps.genesis import SIGNATURE_PREFIX
 from engine.steps.settling import settle
-from engine.store import digest, postings, seals
+from engine.store import copy_binary, digest, postings, seals, settlement, settlement_rows
 from engine.store.settlement import Settler, settle_all
 from pipelines.local.urls import Servers
 from pipelines.settings import Settings
@@ -206,6 +207,7 @@ def test_batch_that_stops_between_any_two_statements_leaves_nothing(
 
     with book.app() as connection, monkeypatch.context() as patch:
         patch.setattr(postings, "copy_rows", broken(postings.copy_rows))
+        patch.setattr(postings, "copy_binary", broken(postings.copy_binary))
         patch.setattr(connection, "execute", broken(connection.execute))
         with pytest.raises(ConnectionAbortedError):
             settler().settle(connection, flat(rest))
@@ -237,6 +239,67 @@ def test_two_settlers_at_once_have_one_effect(make_book: MakeBook, stream: Strea
     assert failures == []
     assert contents(raced) == contents(alone)
     assert counts(raced) == counts(alone)
+
+
+def test_batch_that_arrays_cannot_hold_settles_alike_row_by_row(
+    make_book: MakeBook, stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    groups, settler = stream
+    fast, slow = make_book(None), make_book(None)
+    with fast.app() as connection:
+        settle_all(connection, settler(), groups)
+
+    def beyond(*args: object) -> object:
+        raise OverflowError
+
+    with slow.app() as connection, monkeypatch.context() as patch:
+        patch.setattr(settlement, "arrays_of", beyond)
+        settle_all(connection, settler(), groups)
+    assert counts(fast) == counts(slow)
+    columns = (
+        ("exchange.trades", settlement_rows.TRADE_COLUMNS),
+        ("ledger.journals", settlement_rows.JOURNAL_COLUMNS),
+        (
+            "ledger.ledger_entries JOIN ledger.accounts a USING (account_id)",
+            "posting_no, close_date, account, a.asset, amount",
+        ),
+    )
+    for table, listed in columns:
+        query = f"SELECT {listed} FROM {table} ORDER BY {listed}".encode()
+        with fast.admin() as one, slow.admin() as other:
+            assert one.execute(query).fetchall() == other.execute(query).fetchall()
+    for book in (fast, slow):
+        for day in book.days:
+            differ = "SELECT count(*) FROM ledger.journal_hashes(%s) WHERE stored IS DISTINCT FROM computed OR legs < 2"
+            assert book.value(differ, day) == 0
+
+
+def test_binary_fields_are_read_by_postgres_as_what_they_say(empty: BookUnderTest) -> None:
+    dice = random.Random(5)
+    values = [
+        (dice.choice((1, -1)) * dice.getrandbits(dice.randint(1, 127)), n % 19, dice.randint(0, 4 * 10**15))
+        for n in range(3000)
+    ]
+    rows = [
+        copy_binary.row(
+            (copy_binary.int8(n), copy_binary.numeric(units, decimals), copy_binary.timestamptz(us),
+             copy_binary.date4(us // 86_400_000_000), copy_binary.text(str(units)))
+        )
+        for n, (units, decimals, us) in enumerate(values)
+    ]  # fmt: skip
+    with empty.admin() as connection, connection.transaction(force_rollback=True):
+        connection.execute(
+            "CREATE TABLE public.read_back (n bigint, amount numeric, at timestamptz, day date, said text)"
+        )
+        postings.copy_binary(connection, "public.read_back (n, amount, at, day, said)", rows)
+        found = connection.execute(
+            "SELECT amount, close.iso_us(at), day, said FROM public.read_back ORDER BY n"
+        ).fetchall()
+    with localcontext(prec=60):
+        assert found == [
+            (Decimal(units).scaleb(-decimals), iso_us(from_us(us)), from_us(us).date(), str(units))
+            for units, decimals, us in values
+        ]
 
 
 @pytest.mark.parametrize(

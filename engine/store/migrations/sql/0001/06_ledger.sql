@@ -12,7 +12,7 @@ CREATE TABLE ledger.accounts (
     UNIQUE (account, asset),
     CONSTRAINT accounts_customer_not_negative CHECK (balance >= 0 OR liability_class NOT IN ('customer', 'affiliate')),
     CONSTRAINT accounts_class_matches_owner CHECK (
-        (liability_class IN ('customer', 'affiliate')) = (user_id IS NOT NULL AND account !~ '^customer_receivable:'))
+        (liability_class IN ('customer', 'affiliate')) = (user_id IS NOT NULL AND NOT starts_with(account, 'customer_receivable:')))
 ) WITH (fillfactor = 45);
 COMMENT ON TABLE ledger.accounts IS 'One row per user or house account (with sub-account) and asset; balance is kept by the guard, never written by hand.';
 
@@ -22,8 +22,9 @@ CREATE TABLE ledger.journals (
     posting_no     bigint PRIMARY KEY,
     kind           text NOT NULL CHECK (kind IN ('trade', 'deposit', 'withdrawal', 'withdrawal_confirmed', 'withdrawal_failed',
         'stake', 'unstake', 'reward', 'adjust', 'opening_balance', 'fee_accrual', 'reward_accrual', 'pot_funding', 'correction')),
-    reference_type text NOT NULL CHECK (reference_type ~ '^[!-~]{1,64}$'),
-    reference_id   text NOT NULL CHECK (reference_id ~ '^[!-~]{1,200}$'),
+    -- Not {1,200}: a bounded repetition costs 9 us a row, half of what a journal cost.
+    reference_type text NOT NULL CHECK (reference_type ~ '^[!-~]+$' AND length(reference_type) <= 64),
+    reference_id   text NOT NULL CHECK (reference_id ~ '^[!-~]+$' AND length(reference_id) <= 200),
     engine_seq     bigint,
     effective_at   timestamptz NOT NULL,
     close_date     date NOT NULL,
@@ -148,8 +149,12 @@ END $$;
 
 -- The guard on journals: the day takes postings of this origin, and a trade's journal is the one its trade names.
 CREATE FUNCTION ledger.guard_journals() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-DECLARE bad record;
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET work_mem = '256MB' SET enable_nestloop = on AS $$
+DECLARE
+    bad record;
+    how_many bigint;
+    low bigint;
+    high bigint;
 BEGIN
     PERFORM 1 FROM close.days WHERE close_date IN (SELECT close_date FROM n) ORDER BY close_date FOR SHARE;
     SELECT g.close_date, g.origin, g.epoch, y.state, y.books_sha256 INTO bad
@@ -172,13 +177,18 @@ BEGIN
             bad.close_date, bad.origin, coalesce(bad.state, 'unknown')),
             'late events settle into the open day; a sealed day changes only by reopening it');
     END IF;
-    SELECT n.posting_no, n.reference_id INTO bad FROM n
-    LEFT JOIN exchange.trades t ON t.trade_id = CASE WHEN n.kind = 'trade' THEN n.reference_id::bigint END
-    WHERE n.kind = 'trade' AND (t.posting_no IS DISTINCT FROM n.posting_no OR t.close_date <> n.close_date
-        OR t.engine_seq <> n.engine_seq OR n.reference_type <> 'trade') LIMIT 1;
-    IF FOUND THEN
-        PERFORM close.refuse('CL005', format('posting %s is not the journal of trade %s', bad.posting_no, bad.reference_id),
-            'a trade is settled once, with its row in exchange.trades');
+    -- Dynamic and without nested loops where large, as in guard_entries; the range lets a hash read this batch's trades only.
+    SELECT count(*), min(reference_id::bigint), max(reference_id::bigint) INTO how_many, low, high FROM n WHERE kind = 'trade';
+    IF how_many > 2000 THEN PERFORM set_config('enable_nestloop', 'off', true); END IF;
+    IF how_many > 0 THEN
+        EXECUTE 'SELECT n.posting_no, n.reference_id FROM n
+            LEFT JOIN (SELECT * FROM exchange.trades WHERE trade_id BETWEEN $1 AND $2) t ON t.trade_id = n.reference_id::bigint
+            WHERE n.kind = ''trade'' AND (t.posting_no IS DISTINCT FROM n.posting_no OR t.close_date <> n.close_date
+                OR t.engine_seq <> n.engine_seq OR n.reference_type <> ''trade'') LIMIT 1' INTO bad USING low, high;
+        IF bad.posting_no IS NOT NULL THEN
+            PERFORM close.refuse('CL005', format('posting %s is not the journal of trade %s', bad.posting_no, bad.reference_id),
+                'a trade is settled once, with its row in exchange.trades');
+        END IF;
     END IF;
     RETURN NULL;
 END $$;
@@ -186,21 +196,34 @@ CREATE TRIGGER guard AFTER INSERT ON ledger.journals
     REFERENCING NEW TABLE AS n FOR EACH STATEMENT EXECUTE FUNCTION ledger.guard_journals();
 
 -- The guard on legs: their journal is of this transaction, sums are zero, classes fit, balances follow.
+-- What joins is dynamic: planned for each batch's own number of legs, which Postgres knows of a transition table; the
+-- groups of one it guesses to be 200, so a large batch forbids nested loops (800,000 legs: 105 s with, 4 s without).
 CREATE FUNCTION ledger.guard_entries() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET work_mem = '256MB' AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET work_mem = '256MB' SET enable_nestloop = on AS $$
 DECLARE
     bad record;
     low bigint;
     high bigint;
+    legs bigint;
+    stray bigint;
+    of_close boolean;
+    held bigint;
+    moved bigint;
+    misfit CONSTANT text := 'SELECT n.posting_no, n.account_id, n.asset, n.amount FROM n
+        LEFT JOIN ledger.accounts a ON a.account_id = n.account_id AND a.asset = n.asset
+        LEFT JOIN exchange.assets s ON s.asset = n.asset
+        WHERE a.account_id IS NULL OR n.amount <> trunc(n.amount, s.decimals) LIMIT 1';
 BEGIN
-    SELECT min(posting_no), max(posting_no) INTO low, high FROM n;
-    SELECT g.posting_no INTO bad
-    FROM (SELECT DISTINCT posting_no, close_date FROM n) g
-    LEFT JOIN (SELECT posting_no, close_date FROM ledger.journals
-               WHERE posting_no BETWEEN low AND high AND xmin = pg_current_xact_id()::xid) j USING (posting_no, close_date)
-    WHERE j.posting_no IS NULL LIMIT 1;
-    IF FOUND THEN
-        PERFORM close.refuse('CL005', format('posting %s has no journal of that date in this transaction', bad.posting_no),
+    SELECT min(posting_no), max(posting_no), count(*) INTO low, high, legs FROM n;
+    IF legs > 2000 THEN PERFORM set_config('enable_nestloop', 'off', true); END IF;
+
+    EXECUTE 'SELECT min(g.posting_no) FILTER (WHERE j.posting_no IS NULL), coalesce(bool_or(j.origin = ''close''), false)
+        FROM (SELECT DISTINCT posting_no, close_date FROM n) g
+        LEFT JOIN (SELECT posting_no, close_date, origin FROM ledger.journals
+            WHERE posting_no BETWEEN $1 AND $2 AND xmin = pg_current_xact_id()::xid) j USING (posting_no, close_date)'
+    INTO stray, of_close USING low, high;
+    IF stray IS NOT NULL THEN
+        PERFORM close.refuse('CL005', format('posting %s has no journal of that date in this transaction', stray),
             'post a journal and all of its legs together');
     END IF;
 
@@ -210,33 +233,39 @@ BEGIN
             'every journal sums to zero per asset');
     END IF;
 
-    SELECT n.posting_no, n.account_id, n.asset, n.amount INTO bad FROM n
-    LEFT JOIN ledger.accounts a ON a.account_id = n.account_id AND a.asset = n.asset
-    LEFT JOIN exchange.assets s ON s.asset = n.asset
-    WHERE a.account_id IS NULL OR n.amount <> trunc(n.amount, s.decimals) LIMIT 1;
-    IF FOUND THEN
+    -- Only the close needs this look; settlement's batches skip two joins over all of their legs.
+    IF of_close THEN
+        EXECUTE misfit INTO bad;
+        IF bad.posting_no IS NULL THEN
+            EXECUTE 'SELECT j.posting_no, a.account FROM ledger.journals j
+                JOIN n ON n.posting_no = j.posting_no
+                JOIN ledger.accounts a ON a.account_id = n.account_id
+                WHERE j.posting_no BETWEEN $1 AND $2 AND j.origin = ''close'' AND a.user_id IS NOT NULL LIMIT 1'
+            INTO bad USING low, high;
+            IF bad.posting_no IS NOT NULL THEN
+                PERFORM close.refuse('CL004', format('posting %s of the close touches customer account %s',
+                    bad.posting_no, bad.account), 'the close posts to house accounts only; users are moved by engine commands');
+            END IF;
+        END IF;
+    END IF;
+
+    -- An account holds one asset in whole smallest units: who fits is moved, and all must have been. Which leg did not fit
+    -- is asked afterwards, before any refusal that moving it caused.
+    BEGIN
+        EXECUTE 'WITH g AS MATERIALIZED (
+                SELECT account_id, asset, sum(amount) AS net, max(min_scale(amount)) AS finest FROM n GROUP BY account_id, asset),
+            u AS (UPDATE ledger.accounts a SET balance = a.balance + g.net FROM g JOIN exchange.assets s ON s.asset = g.asset
+                WHERE a.account_id = g.account_id AND a.asset = g.asset AND g.finest <= s.decimals RETURNING 1)
+            SELECT (SELECT count(*) FROM g), (SELECT count(*) FROM u)' INTO held, moved;
+    EXCEPTION WHEN check_violation OR numeric_value_out_of_range THEN
+        EXECUTE misfit INTO bad;
+        IF bad.posting_no IS NULL THEN RAISE; END IF;
+    END;
+    IF held IS NULL OR held <> moved THEN
+        EXECUTE misfit INTO bad;
         PERFORM close.refuse('CL005', format('posting %s: account %s does not hold %s %s', bad.posting_no, bad.account_id,
             trim_scale(bad.amount), bad.asset), 'an account has one asset, and amounts are whole smallest units');
     END IF;
-
-    -- Only the close needs this look; settlement's batches skip a join over all of their legs.
-    IF EXISTS (SELECT FROM ledger.journals WHERE posting_no BETWEEN low AND high AND origin = 'close') THEN
-        SELECT j.posting_no, a.account INTO bad
-        FROM ledger.journals j
-        JOIN n ON n.posting_no = j.posting_no
-        JOIN ledger.accounts a ON a.account_id = n.account_id
-        WHERE j.posting_no BETWEEN low AND high AND j.origin = 'close' AND a.user_id IS NOT NULL LIMIT 1;
-    ELSE
-        bad := NULL;
-    END IF;
-    IF bad IS NOT NULL THEN
-        PERFORM close.refuse('CL004', format('posting %s of the close touches customer account %s', bad.posting_no, bad.account),
-            'the close posts to house accounts only; users are moved by engine commands');
-    END IF;
-
-    UPDATE ledger.accounts a SET balance = a.balance + g.net
-    FROM (SELECT account_id, sum(amount) AS net FROM n GROUP BY account_id HAVING sum(amount) <> 0) g
-    WHERE a.account_id = g.account_id;
     RETURN NULL;
 END $$;
 CREATE TRIGGER guard AFTER INSERT ON ledger.ledger_entries
