@@ -12,7 +12,7 @@ from engine.errors import InputError
 from engine.exchange.state import Market, Registry
 from engine.money import to_units
 from engine.service.messages import RefusedMessageError
-from engine.store.settlement import tick_size
+from engine.store.settlement_rows import tick_size
 
 MAX_INT64 = 2**63 - 1
 PRICE_DECIMALS = 18
