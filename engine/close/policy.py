@@ -6,7 +6,7 @@ What does not: where it is stored (see `engine.store.books`) and secrets of any 
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from engine.canonical import sha256_jcs
@@ -19,14 +19,17 @@ MARKS_FRESH = "marks_fresh"
 ENGINE_VS_LEDGER = "engine_vs_ledger"
 TREES_EQUAL_CONTROL_TOTALS = "trees_equal_control_totals"
 
-GATES = (
+CORE_GATES = (
     DEBITS_EQUAL_CREDITS,
     FEE_CLEARING_SWEPT,
     MARKS_FRESH,
     ENGINE_VS_LEDGER,
     TREES_EQUAL_CONTROL_TOTALS,
 )
-"""Gates that every book requires, in the order in which they are judged."""
+"""Gates that every policy requires, in the order in which they are judged."""
+
+GATES = CORE_GATES
+"""Gates that a new book requires unless its policy names others."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,8 @@ class Policy:
         tree_heights: heights that a tree may have, ascending.
         step_timeout_s: hard limit of one step, in seconds.
         lease_ttl_s: how long a closer that stopped renewing keeps its lease, in seconds.
+        written: names of the fields that the policy was written down with; none: all of them. A policy of an
+            earlier release keeps its text, and so its hash, when a later one adds a field with a default.
     """
 
     reporting_currency: str
@@ -52,6 +57,7 @@ class Policy:
     tree_heights: tuple[int, ...] = (10, 16, 20, 22, 24, 26)
     step_timeout_s: int = 1800
     lease_ttl_s: int = 30
+    written: frozenset[str] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         CutOffRule.parse(self.cutoff)
@@ -60,7 +66,7 @@ class Policy:
             for name, fine in (
                 ("reporting_currency", 0 < len(self.reporting_currency) <= 32),
                 ("mark_max_age_s", self.mark_max_age_s > 0),
-                ("required_gates", set(GATES) <= set(self.required_gates)),
+                ("required_gates", set(CORE_GATES) <= set(self.required_gates)),
                 ("chunks", 1 <= self.chunks <= 16),
                 ("tree_heights", list(self.tree_heights) == sorted(set(self.tree_heights)) and self.tree_heights != ()),
                 ("step_timeout_s", 0 < self.step_timeout_s <= 86_400),
@@ -73,8 +79,9 @@ class Policy:
 
     def as_dict(self) -> dict[str, Any]:
         """The policy as canonical JSON has it."""
-        plain = asdict(self)
-        return {"v": "policy/1", **{k: list(v) if isinstance(v, tuple) else v for k, v in plain.items()}}
+        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "written"}
+        written = plain.keys() if self.written is None else self.written
+        return {"v": "policy/1"} | {k: list(v) if isinstance(v, tuple) else v for k, v in plain.items() if k in written}
 
     @property
     def sha256(self) -> str:
@@ -96,10 +103,10 @@ class Policy:
         if not isinstance(value, dict) or value.get("v") != "policy/1":
             raise ConfigError("this is not a policy of version policy/1")
         given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in value.items() if k != "v"}
-        unknown = sorted(given.keys() - {f.name for f in fields(cls)})
+        unknown = sorted(given.keys() - ({f.name for f in fields(cls)} - {"written"}))
         if unknown:
             raise ConfigError(f"the policy has unknown keys: {', '.join(unknown)}")
         try:
-            return cls(**given)
+            return cls(**given, written=frozenset(given))
         except TypeError as error:
             raise ConfigError(f"the policy cannot be read: {error}") from None

@@ -364,6 +364,9 @@ FORBIDDEN = (
     "DROP TABLE close.seals CASCADE",
     "CREATE OR REPLACE FUNCTION recon.gate(d date, v integer, g text) RETURNS recon.judgement"
     " LANGUAGE sql AS 'SELECT NULL'",
+    "INSERT INTO recon.known_gates VALUES ('marks_fresher', false)",
+    "UPDATE recon.known_gates SET late = true",
+    "DELETE FROM recon.known_gates WHERE gate = 'marks_fresh'",
     "ALTER FUNCTION recon.judge(date, text, bigint) SET search_path = public",
     "ALTER TABLE close.seals OWNER TO compline_app",
     "SET ROLE compline_admin",
