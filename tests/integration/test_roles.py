@@ -36,8 +36,10 @@ INSERTS: dict[str, set[str]] = {
         "events.outbox",
         "exchange.assets",
         "exchange.engine_balances",
+        "exchange.fee_tiers",
         "exchange.markets",
         "exchange.trades",
+        "exchange.user_tiers",
         "ledger.fee_accruals",
         "ledger.journals",
         "ledger.ledger_entries",
@@ -196,6 +198,7 @@ FUNCTIONS_OF_NOBODY = (
     "recon.write_engine_breaks(date, integer, text)",
     "recon.waiver_for(date, text, text)",
     "ledger.ensure_partition(date)",
+    "exchange.request_command(text, text, jsonb)",
 )
 
 
