@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 from decimal import Decimal
+from itertools import pairwise
 
 from tests.fixtures.books import BookUnderTest
 
@@ -19,7 +20,7 @@ def test_mark_at_an_event_is_the_last_trade_up_to_its_sequence(sealed_book: Book
             " ORDER BY engine_seq, fill_index"
         ).fetchall()
         assert len(trades) > 10
-        for (seq, at, price), (after, _, _) in zip(trades[:20], trades[1:], strict=False):
+        for (seq, at, price), (after, _, _) in pairwise(trades[:20]):
             if seq == after:
                 continue
             found = connection.execute("SELECT market.mark_at('BTC', %s, %s)", (at, seq)).fetchone()
