@@ -20,8 +20,8 @@ CHARGED = (
 )
 SWEEPS = (
     "SELECT j.posting_no, j.reference_id, j.row_hash, j.effective_at, e.asset, e.amount, s.decimals"
-    " FROM ledger.journals j JOIN ledger.ledger_entries e USING (posting_no, close_date) JOIN ledger.accounts a USING (account_id)"
-    " JOIN exchange.assets s ON s.asset = e.asset"
+    " FROM ledger.journals j JOIN ledger.ledger_entries e USING (posting_no, close_date)"
+    " JOIN ledger.accounts a USING (account_id) JOIN exchange.assets s ON s.asset = e.asset"
     " WHERE j.kind = 'fee_accrual' AND a.account = 'fee_income' AND j.close_date = %s ORDER BY 1"
 )
 
