@@ -1,4 +1,4 @@
-"""`compline close`: run, status, backfill.
+"""`compline close`: run, status, backfill; reopening and comparing versions are beside it.
 
 What belongs here: the commands. What does not: running a day (see `pipelines.closing`).
 """
@@ -17,12 +17,15 @@ from engine.errors import UsageError
 from engine.store import days
 from engine.store.connect import connect, typed_errors
 from pipelines.books import OpenBook
+from pipelines.cli import close_versions
 from pipelines.cli.day_table import day_json, put_days
 from pipelines.cli.options import BookName, DryRun, Json, opened
 from pipelines.cli.output import errors, put_json, put_table, talk
 from pipelines.closing import Closer, DayReport, dates_between, is_done, publish, report_of
 
 app = typer.Typer(help="Close dates, and see how they stand.", no_args_is_help=True)
+app.command("reopen")(close_versions.reopen)
+app.command("diff")(close_versions.diff)
 
 Recapture = Annotated[
     bool, typer.Option("--recapture", help="Read the engine's balances and the marks of an unsealed date again.")

@@ -57,6 +57,7 @@ READS: dict[str, set[str]] = {
     COLLECTOR: {"capture.readings"},
     FINANCE: set(),
     AUDITOR: {
+        "close.reopenings",
         "close.seals",
         "recon.verdicts",
         "recon.breaks",
