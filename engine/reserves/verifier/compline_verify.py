@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Checks Compline's proofs of reserves (format por/1) without trusting or installing Compline.
 
 This file is all there is: it needs Python 3.8 or newer and nothing else, opens no connection and writes no file.
