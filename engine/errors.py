@@ -54,6 +54,12 @@ class UncheckedError(ComplineError):
     exit_code = 2
 
 
+class ConflictError(ComplineError):
+    """Another one decided or changed the record first; look at it as it stands now (exit 1)."""
+
+    exit_code = 1
+
+
 class InputError(ComplineError):
     """A file, message, argument or foreign row breaks a rule (exit 65)."""
 

@@ -45,6 +45,7 @@ class Policy:
         tree_heights: heights that a tree may have, ascending.
         step_timeout_s: hard limit of one step, in seconds.
         lease_ttl_s: how long a closer that stopped renewing keeps its lease, in seconds.
+        personal_logins: whether people have database logins of their own, under which alone they may act.
         written: names of the fields that the policy was written down with; none: all of them. A policy of an
             earlier release keeps its text, and so its hash, when a later one adds a field with a default.
     """
@@ -57,6 +58,7 @@ class Policy:
     tree_heights: tuple[int, ...] = (10, 16, 20, 22, 24, 26)
     step_timeout_s: int = 1800
     lease_ttl_s: int = 30
+    personal_logins: bool = False
     written: frozenset[str] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:

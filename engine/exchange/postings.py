@@ -10,10 +10,12 @@ from engine.clock import from_day_number
 from engine.exchange.events import Event, Side, Trade, Transfer, TransferKind
 from engine.exchange.state import Registry
 from engine.ledger.journal import (
+    ADJUSTMENT_EXPENSE,
+    DEPOSITS_UNALLOCATED,
     FEE_CLEARING,
+    INSURANCE_FUND,
     OPENING_EQUITY,
     REWARDS_PAYABLE,
-    SUSPENSE,
     Journal,
     Leg,
     custody,
@@ -37,6 +39,10 @@ _TRANSFER_KINDS = {
 }
 _REFERENCE_TYPES = {TransferKind.ADJUST: "admin_adjustment"}
 """Where it is not the kind's name: the source documents call a correction by this one."""
+
+
+_PAID_BY = {"insurance": INSURANCE_FUND, "unallocated_deposit": DEPOSITS_UNALLOCATED}
+"""Reasons of adjustments that are not at the house's expense, and who bears them."""
 
 
 def journal_of(event: Event, registry: Registry) -> Journal | None:
@@ -81,7 +87,7 @@ def _of_trade(trade: Trade, registry: Registry) -> Journal:
 def _of_transfer(transfer: Transfer, registry: Registry) -> Journal:
     """Money in from custody, out to transit and from there to custody or back, staked and back, rewards, corrections.
 
-    A correction's counterpart is suspense, which has an owner and an age, until someone says whose it is.
+    The counterpart of a correction is named by the reason in its reference; by default it is an expense of the house.
     """
     account = registry.accounts[transfer.account].name
     asset = registry.assets[transfer.asset].symbol
@@ -96,7 +102,7 @@ def _of_transfer(transfer: Transfer, registry: Registry) -> Journal:
         TransferKind.STAKE: (staked(account), account),
         TransferKind.UNSTAKE: (account, staked(account)),
         TransferKind.REWARD: (account, REWARDS_PAYABLE),
-        TransferKind.ADJUST: (account, SUSPENSE),
+        TransferKind.ADJUST: (account, payer_of_adjustment(transfer.reference)),
     }[transfer.kind]
     kind = _TRANSFER_KINDS[transfer.kind]
     return Journal(
@@ -110,3 +116,9 @@ def _of_transfer(transfer: Transfer, registry: Registry) -> Journal:
         reason=kind.replace("_", " "),
         legs=(Leg(receives, asset, units), Leg(gives, asset, -units)),
     )
+
+
+def payer_of_adjustment(reference: str) -> str:
+    """The house account on the other side of a correction, by its reference `adj/<reason>/<number>`."""
+    parts = reference.split("/")
+    return _PAID_BY.get(parts[1], ADJUSTMENT_EXPENSE) if len(parts) == 3 and parts[0] == "adj" else ADJUSTMENT_EXPENSE

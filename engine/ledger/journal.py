@@ -17,8 +17,11 @@ from engine.canonical import row_bytes
 from engine.clock import from_us, iso_us
 from engine.errors import LedgerRefusedError
 
+ADJUSTMENT_EXPENSE = "adjustment_expense"
+DEPOSITS_UNALLOCATED = "deposits_unallocated"
 FEE_CLEARING = "fee_clearing"
 FEE_INCOME = "fee_income"
+INSURANCE_FUND = "insurance_fund"
 OPENING_EQUITY = "opening_equity"
 REWARDS_PAYABLE = "rewards_payable"
 SUSPENSE = "suspense"
@@ -68,6 +71,7 @@ class Journal:
         origin: `engine`, `genesis`, `close` or `correction`.
         reason: why, in words.
         legs: its signed legs; Σ per asset is zero.
+        actor: who decided it, where that is not who posts it.
     """
 
     kind: str
@@ -79,6 +83,7 @@ class Journal:
     origin: str
     reason: str
     legs: tuple[Leg, ...]
+    actor: str | None = None
 
     def row_hash(self) -> bytes:
         """SHA-256 over the journal and its sorted legs, as the books hash reads it (32 bytes)."""

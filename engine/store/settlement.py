@@ -20,7 +20,7 @@ from engine.exchange.events import AccountOpened, AssetListed, CutOff, Event, Ma
 from engine.exchange.postings import journal_of
 from engine.exchange.state import Registry
 from engine.ledger.journal import Journal, check_balanced
-from engine.store import postings
+from engine.store import adjustments, postings
 from engine.store import settlement_rows as rows_of
 from engine.store.settlement_arrays import NO_PAIR, arrays_of, ids_of
 
@@ -108,7 +108,8 @@ class Settler:
             # Legs of a batch are some 70 MB, which triggers read several times: in memory, not in a temporary file.
             connection.execute("SET LOCAL work_mem = '256MB'")
             start = postings.reserve(connection, at)
-            numbered = [(start + n, journal) for n, journal in rest]
+            signed = adjustments.signed(connection, [journal for _, journal in rest])
+            numbered = [(start + n, journal) for (n, _), journal in zip(rest, signed, strict=True)]
             self._copy(connection, new_trades, [start + n for n in numbers], numbered)
         return Settled(len(new_trades), at, len(old_trades) + len(there))
 
@@ -139,7 +140,7 @@ class Settler:
         if trades:
             postings.copy_binary(connection, f"exchange.trades ({rows_of.TRADE_COLUMNS})", rows)
         postings.ensure_accounts(connection, wanted, self.known)
-        journal_rows = (rows_of.journal_row(journal, n, self.actor) for n, journal in others)
+        journal_rows = (rows_of.journal_row(journal, n, journal.actor or self.actor) for n, journal in others)
         postings.copy_binary(
             connection,
             f"ledger.journals ({rows_of.JOURNAL_COLUMNS})",

@@ -199,6 +199,11 @@ FUNCTIONS_OF_NOBODY = (
     "recon.write_engine_breaks(date, integer, text)",
     "recon.waiver_for(date, text, text)",
     "ledger.ensure_partition(date)",
+    "ledger.guard_adjustment()",
+    "accounts.set_adjustment_cap(text, numeric, integer, numeric, timestamptz, text, text, text)",
+    "accounts.add_adjustment_revision(bigint, integer, bigint, text, numeric, text, text, text, text)",
+    "accounts.put_adjustment_event(text, accounts.adjustment_revisions, jsonb)",
+    "accounts.open_adjustment(bigint)",
     "exchange.request_command(text, text, jsonb)",
 )
 

@@ -9,6 +9,7 @@ from engine.exchange import commands as cmd
 from engine.exchange.events import Side, Trade, Transfer
 from engine.exchange.sequencer import open_exchange
 from engine.steps.settling import settle
+from tests.fixtures.adjustments import approve_adjustment, set_cap
 from tests.fixtures.books import MakeBook
 
 T = cmd.TimeInForce
@@ -33,13 +34,19 @@ def test_stakes_corrections_and_every_kind_of_order_settle_and_the_day_seals(mak
         ):
             sequencer.submit(command, before)
         moved = []
+        for command in (cmd.Deposit(1, 1, 10**12, "d1"), cmd.Deposit(2, 2, 10**22, "d2")):
+            moved += [e for e in sequencer.submit(command, opens) if isinstance(e, Transfer)]
+        sequencer.commit()
+        with book.app() as connection:
+            settle(connection, files.journal_dir)
+        set_cap(book, "USDT")
+        taken = approve_adjustment(book, 1, "USDT", "-0.00003", "a", "recovery")
+        given = approve_adjustment(book, 2, "USDT", "0.000009", "b")
         for command in (
-            cmd.Deposit(1, 1, 10**12, "d1"),
-            cmd.Deposit(2, 2, 10**22, "d2"),
             cmd.Stake(1, 1, 500, "s"),
             cmd.Unstake(1, 1, 200, "s"),
-            cmd.Adjust(1, 1, -30, "a"),
-            cmd.Adjust(2, 1, 9, "b"),
+            cmd.Adjust(1, 1, -30, taken),
+            cmd.Adjust(2, 1, 9, given),
             cmd.SetAccountTier(1, 2, "t"),
             cmd.NewOrder(2, 1, Side.SELL, 3000, 40, T.POST_ONLY),
             cmd.NewOrder(1, 1, Side.BUY, 3000, 10, T.FOK),
@@ -57,7 +64,7 @@ def test_stakes_corrections_and_every_kind_of_order_settle_and_the_day_seals(mak
         )
     )
     assert rows["u-1:staked"] == 300
-    assert rows["suspense"] == 21
+    assert rows["adjustment_expense"] == 21
     assert book.value("SELECT count(*) FROM ledger.journals WHERE reference_type = 'admin_adjustment'") == 2
     assert book.close(book.days[0])[-1].step == "evidence_packs"
     assert book.value("SELECT state FROM close.days WHERE close_date = %s", book.days[0]) == "sealed"
