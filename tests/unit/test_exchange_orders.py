@@ -320,7 +320,9 @@ def test_stake_reward_and_adjust_move_what_they_say_and_settle_as_balanced_journ
         cmd.Unstake(1, USDT, 100, "k"),
         cmd.Reward(1, USDT, 70, "k"),
         cmd.Adjust(1, USDT, -30, "k"),
-        cmd.Adjust(1, USDT, 5, "l"),
+        cmd.Adjust(1, USDT, 5, "adj/goodwill/1"),
+        cmd.Adjust(1, USDT, 3, "adj/insurance/2"),
+        cmd.Adjust(1, USDT, 4, "adj/unallocated_deposit/3"),
     ):
         (event,) = exchange.send(command)
         assert isinstance(event, Transfer)
@@ -333,14 +335,16 @@ def test_stake_reward_and_adjust_move_what_they_say_and_settle_as_balanced_journ
             legs[leg.account, leg.asset] = legs.get((leg.account, leg.asset), 0) + leg.units
         assert reason_of(exchange.send(command)) == R.DUPLICATE_REFERENCE
     assert legs == {
-        ("u-1", "USDT"): -600 + 100 + 70 - 30 + 5,
+        ("u-1", "USDT"): -600 + 100 + 70 - 30 + 5 + 3 + 4,
         ("u-1:staked", "USDT"): 500,
         ("rewards_payable", "USDT"): -70,
-        ("suspense", "USDT"): 25,
+        ("adjustment_expense", "USDT"): 25,
+        ("insurance_fund", "USDT"): -3,
+        ("deposits_unallocated", "USDT"): -4,
     }
     balance = exchange.engine.balance(1, USDT)
-    assert (balance.available, balance.staked) == (10**7 - 455, 500)
-    assert exchange.engine.adjustments(USDT) == 45
+    assert (balance.available, balance.staked) == (10**7 - 448, 500)
+    assert exchange.engine.adjustments(USDT) == 52
     assert reason_of(exchange.send(cmd.Unstake(1, USDT, 501, "m"))) == R.INSUFFICIENT_FUNDS
     assert reason_of(exchange.send(cmd.Adjust(4, USDT, -1, "n"))) == R.INSUFFICIENT_FUNDS
     assert reason_of(exchange.send(cmd.Adjust(4, USDT, 0, "n"))) == R.INVALID_QUANTITY
