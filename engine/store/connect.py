@@ -11,6 +11,14 @@ from contextlib import contextmanager
 
 import psycopg
 
+from engine.accounts.errors import (
+    ForbiddenTransitionError,
+    HoldRefusedError,
+    IllFormedTransitionError,
+    KycEventRefusedError,
+    NotYetError,
+    VersionConflictError,
+)
 from engine.errors import (
     ComplineError,
     ConfigError,
@@ -37,6 +45,12 @@ _BY_STATE: dict[str, type[ComplineError]] = {
     "CL013": GateError,
     "CL014": ConfigError,
     "CL018": InputError,
+    "CL019": ForbiddenTransitionError,
+    "CL020": VersionConflictError,
+    "CL021": IllFormedTransitionError,
+    "CL022": NotYetError,
+    "CL023": KycEventRefusedError,
+    "CL024": HoldRefusedError,
     "CL025": GateError,
     "CL026": ConflictError,
     "CL027": LedgerRefusedError,
