@@ -15,6 +15,7 @@ $$;
 -- A hold is opened and released once, by those whom the policy wants; what else it says stays.
 CREATE FUNCTION accounts.guard_hold() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE first text;
 BEGIN
     -- Before anything is read of it: holds and states of one user happen one after another, and are told in that order.
     PERFORM 1 FROM accounts.users WHERE user_id = NEW.user_id FOR NO KEY UPDATE;
@@ -35,18 +36,20 @@ BEGIN
         PERFORM close.refuse('CL024', format('hold %s of user %s is %s: it can be released once and is never changed', OLD.hold_id,
             OLD.user_id, CASE WHEN OLD.released_at IS NULL THEN 'open' ELSE 'released' END), 'open another one');
     END IF;
-    IF NEW.released_second IS NULL AND NEW.released_by LIKE '% and %' THEN
-        NEW.released_second := split_part(NEW.released_by, ' and ', 2);
-        NEW.released_by := split_part(NEW.released_by, ' and ', 1);
-    END IF;
     NEW.released_second := nullif(btrim(NEW.released_second), '');
+    first := NEW.released_by;
+    IF NEW.released_second IS NULL AND NEW.released_by LIKE '% and %' THEN
+        -- As recon.close_break writes two people.
+        first := split_part(NEW.released_by, ' and ', 1);
+        NEW.released_second := split_part(NEW.released_by, ' and ', 2);
+    END IF;
     NEW.released_at := clock_timestamp();
     IF btrim(NEW.released_by) = '' THEN
         PERFORM close.refuse('CL024', format('hold %s of user %s is released by nobody', OLD.hold_id, OLD.user_id), 'say who releases it');
     END IF;
-    IF NEW.released_second IS NOT NULL AND accounts.same_person(NEW.released_by, NEW.released_second)
+    IF NEW.released_second IS NOT NULL AND accounts.same_person(first, NEW.released_second)
         OR accounts.policy_lists('holds_released_by_two', NEW.kind, '["break", "sanctions", "legal"]')
-        AND (NEW.released_second IS NULL OR accounts.same_person(NEW.released_by, OLD.opened_by)) THEN
+        AND (NEW.released_second IS NULL OR accounts.same_person(first, OLD.opened_by)) THEN
         PERFORM close.refuse('CL012', format('hold %s (%s) of user %s was opened by %s: releasing it needs two people, the first another than that one',
             OLD.hold_id, OLD.kind, OLD.user_id, OLD.opened_by), 'name who releases it and a second person');
     END IF;
