@@ -40,6 +40,8 @@ class Settings(BaseSettings):
         step_timeout_s: hard limit of one step of the close, seconds (COMPLINE_STEP_TIMEOUT_S).
         pg_port: forces the embedded Postgres' port (COMPLINE_PG_PORT).
         nats_port: forces the embedded NATS server's port (COMPLINE_NATS_PORT).
+        alert_urls: where alerts go, one Apprise URL a line (COMPLINE_ALERT_URLS).
+        heartbeat_url: an http(s) URL outside that pages when it is not called any more (COMPLINE_HEARTBEAT_URL).
     """
 
     model_config = SettingsConfigDict(
@@ -59,11 +61,20 @@ class Settings(BaseSettings):
     step_timeout_s: int = Field(default=1800, gt=0, validation_alias="COMPLINE_STEP_TIMEOUT_S")
     pg_port: int | None = Field(default=None, ge=1, le=65535, validation_alias="COMPLINE_PG_PORT")
     nats_port: int | None = Field(default=None, ge=1, le=65535, validation_alias="COMPLINE_NATS_PORT")
+    alert_urls: SecretStr | None = Field(default=None, validation_alias="COMPLINE_ALERT_URLS")
+    heartbeat_url: SecretStr | None = Field(default=None, validation_alias="COMPLINE_HEARTBEAT_URL")
 
     @pydantic.field_validator("home")
     @classmethod
     def _absolute(cls, home: Path) -> Path:
         return home.expanduser().absolute()
+
+    @pydantic.field_validator("heartbeat_url")
+    @classmethod
+    def _web(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is not None and not url.get_secret_value().startswith(("http://", "https://")):
+            raise ValueError("an http or https URL is needed")
+        return url
 
     @property
     def embedded_postgres(self) -> bool:

@@ -46,6 +46,9 @@ class Policy:
         step_timeout_s: hard limit of one step, in seconds.
         lease_ttl_s: how long a closer that stopped renewing keeps its lease, in seconds.
         personal_logins: whether people have database logins of their own, under which alone they may act.
+        seal_deadline_s: how long a date may stay unsealed after its cut-off, or its reopening, in seconds.
+        break_stuck_days: how many days a break may stay open before its owner is reminded.
+        alert_pause_s: how long the same alert is not told again, in seconds.
         written: names of the fields that the policy was written down with; none: all of them. A policy of an
             earlier release keeps its text, and so its hash, when a later one adds a field with a default.
     """
@@ -59,6 +62,9 @@ class Policy:
     step_timeout_s: int = 1800
     lease_ttl_s: int = 30
     personal_logins: bool = False
+    seal_deadline_s: int = 21_600
+    break_stuck_days: int = 3
+    alert_pause_s: int = 14_400
     written: frozenset[str] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -73,6 +79,9 @@ class Policy:
                 ("tree_heights", list(self.tree_heights) == sorted(set(self.tree_heights)) and self.tree_heights != ()),
                 ("step_timeout_s", 0 < self.step_timeout_s <= 86_400),
                 ("lease_ttl_s", 1 <= self.lease_ttl_s <= 3600),
+                ("seal_deadline_s", 0 < self.seal_deadline_s <= 604_800),
+                ("break_stuck_days", 0 < self.break_stuck_days <= 365),
+                ("alert_pause_s", 0 <= self.alert_pause_s <= 604_800),
             )
             if not fine
         ]
