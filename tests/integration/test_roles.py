@@ -33,6 +33,8 @@ INSERTS: dict[str, set[str]] = {
         "accounts.users",
         "close.eod_runs",
         "close.seals",
+        "events.alert_deliveries",
+        "events.alerts",
         "events.outbox",
         "exchange.assets",
         "exchange.engine_balances",
@@ -51,7 +53,13 @@ INSERTS: dict[str, set[str]] = {
     COLLECTOR: {"capture.readings"},
 }
 UPDATED_COLUMNS: dict[str, set[str]] = {
-    APP: {"events.outbox.published_at", "ledger.settlement_cursor.at", "ledger.settlement_cursor.last_seq"},
+    APP: {
+        *(f"events.alert_deliveries.{name}" for name in ("attempts", "delivered_at", "last_error", "next_try_at")),
+        "events.outbox.published_at",
+        "events.outbox.watched_at",
+        "ledger.settlement_cursor.at",
+        "ledger.settlement_cursor.last_seq",
+    },
 }
 READS: dict[str, set[str]] = {
     COLLECTOR: {"capture.readings"},
