@@ -1,0 +1,1 @@
+"""What positions cost and are worth: lots, realised and unrealised P&L."""

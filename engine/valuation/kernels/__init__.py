@@ -1,0 +1,1 @@
+"""Compiled loops of valuation; each is held against plain Python by tests."""
