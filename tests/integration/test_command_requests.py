@@ -20,7 +20,8 @@ def request(connection: psycopg.Connection, key: str, kind: str, payload: dict[s
 def rows(book: BookUnderTest) -> list[tuple[Any, ...]]:
     with book.admin() as connection:
         return connection.execute(
-            "SELECT request_key, kind, reference, outcome, engine_seq FROM exchange.command_requests ORDER BY request_no"
+            "SELECT request_key, kind, reference, outcome, engine_seq FROM exchange.command_requests"
+            " ORDER BY request_no"
         ).fetchall()
 
 
