@@ -73,6 +73,7 @@ class Kind(IntEnum):
     SET_ACCOUNT = 20
     SET_REFERENCE = 21
     SET_ACCOUNT_TIER = 22
+    DEPOSIT_REVERSED = 23
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +134,7 @@ def _set_account(c: cmd.SetAccount) -> _Fields:
 
 
 def _set_reference(c: cmd.SetReference) -> _Fields:
-    return (0, 0, c.market, 0, 0, 0, 0, 0, 0, c.price_ticks, 0, 0, "")
+    return (0, 0, c.market, 0, 0, 0, 0, 0, 0, c.price_ticks, 0, 0, c.reference)
 
 
 def _key(reference: str) -> str:
@@ -167,7 +168,7 @@ def _cancel(c: cmd.CancelOrder) -> _Fields:
 
 
 def _cancel_all(c: cmd.CancelAll) -> _Fields:
-    return (0, 0, c.market, 0, 0, 0, 0, c.account, 0, 0, 0, 0, "")
+    return (0, 0, c.market, 0, 0, 0, 0, c.account, 0, 0, 0, 0, c.reference)
 
 
 def _reduce(c: cmd.ReduceOrder) -> _Fields:
@@ -195,6 +196,7 @@ _ENCODERS: dict[type, tuple[Kind, Callable[[Any], _Fields]]] = {
     cmd.SetTiers: (Kind.SET_TIERS, _tiers),
     cmd.OpeningBalance: (Kind.OPENING_BALANCE, _transfer),
     cmd.Deposit: (Kind.DEPOSIT, _transfer),
+    cmd.DepositReversed: (Kind.DEPOSIT_REVERSED, _transfer),
     cmd.Withdrawal: (Kind.WITHDRAWAL, _transfer),
     cmd.WithdrawalConfirmed: (Kind.WITHDRAWAL_CONFIRMED, _transfer),
     cmd.WithdrawalFailed: (Kind.WITHDRAWAL_FAILED, _transfer),
@@ -216,6 +218,7 @@ _ENCODERS: dict[type, tuple[Kind, Callable[[Any], _Fields]]] = {
 _TRANSFERS: dict[int, Callable[..., cmd.Command]] = {
     Kind.OPENING_BALANCE: cmd.OpeningBalance,
     Kind.DEPOSIT: cmd.Deposit,
+    Kind.DEPOSIT_REVERSED: cmd.DepositReversed,
     Kind.WITHDRAWAL: cmd.Withdrawal,
     Kind.WITHDRAWAL_CONFIRMED: cmd.WithdrawalConfirmed,
     Kind.WITHDRAWAL_FAILED: cmd.WithdrawalFailed,
@@ -351,7 +354,7 @@ def _decoded_account(
 # side, tif, market, asset, aux1, account, order_id, price, quantity, text, effective
 _DECODERS: dict[int, Callable[..., cmd.Command]] = {
     Kind.CANCEL_ORDER: lambda s, f, m, a, x, c, o, p, q, t, e: cmd.CancelOrder(c, o, e),
-    Kind.CANCEL_ALL: lambda s, f, m, a, x, c, o, p, q, t, e: cmd.CancelAll(c, m, e),
+    Kind.CANCEL_ALL: lambda s, f, m, a, x, c, o, p, q, t, e: cmd.CancelAll(c, m, e, _words(t)),
     Kind.REDUCE_ORDER: lambda s, f, m, a, x, c, o, p, q, t, e: cmd.ReduceOrder(c, o, q, e),
     Kind.AMEND_ORDER: lambda s, f, m, a, x, c, o, p, q, t, e: cmd.AmendOrder(c, o, p, q, e),
     Kind.OPEN_ACCOUNT: lambda s, f, m, a, x, c, o, p, q, t, e: cmd.OpenAccount(c, _words(t), e),
@@ -359,6 +362,6 @@ _DECODERS: dict[int, Callable[..., cmd.Command]] = {
     Kind.SET_TIERS: lambda s, f, m, a, x, c, o, p, q, t, e: cmd.SetTiers(p, q, e, m, _words(t)),
     Kind.SET_ACCOUNT_TIER: lambda s, f, m, a, x, c, o, p, q, t, e: cmd.SetAccountTier(c, m, _words(t), e),
     Kind.SET_ASSET: lambda s, f, m, a, x, c, o, p, q, t, e: cmd.SetAsset(a, _words(t), x, e),
-    Kind.SET_REFERENCE: lambda s, f, m, a, x, c, o, p, q, t, e: cmd.SetReference(m, p, e),
+    Kind.SET_REFERENCE: lambda s, f, m, a, x, c, o, p, q, t, e: cmd.SetReference(m, p, e, _words(t)),
     Kind.SET_ACCOUNT: _decoded_account,
 }

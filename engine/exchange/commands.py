@@ -109,11 +109,15 @@ class SetMarket:
 
 @dataclass(frozen=True, slots=True)
 class SetReference:
-    """A venue's price of a market, used while there is no trade of our own; `effective_us` must grow."""
+    """A venue's price of a market, used while there is no trade of our own; `effective_us` must grow.
+
+    `reference` (may be empty) names the request that it answers; a price that comes again is stale anyway.
+    """
 
     market: int
     price_ticks: int
     effective_us: int | None = None
+    reference: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +183,21 @@ class OpeningBalance:
 @dataclass(frozen=True, slots=True)
 class Deposit:
     """Credit coins that custody confirmed; `reference` is its idempotency key."""
+
+    account: int
+    asset: int
+    units: int
+    reference: str
+    effective_us: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DepositReversed:
+    """The deposit of this reference is gone (its block was reorganised away); account, asset and units are its own.
+
+    What of it is still available is taken; the rest becomes a debt of the account, which goes on hold (DESIGN 3). Funds
+    that rest in orders are not touched: `CancelAll` before it frees them.
+    """
 
     account: int
     asset: int
@@ -266,7 +285,9 @@ class Adjust:
 
 @dataclass(frozen=True, slots=True)
 class NewOrder:
-    """An order; its order id is its sequence. `reference` (may be empty) is unique per account for two days.
+    """An order; its order id is its sequence.
+
+    `reference` (may be empty) is unique per account for the open day and the one before, and while the order rests.
 
     `price_ticks` is the limit. A market order may leave it 0, or give the worst price that it accepts. A bid with a
     `reserve_price_ticks` locks at that price, and can be amended up to it without locking more; 0 is none.
@@ -294,11 +315,15 @@ class CancelOrder:
 
 @dataclass(frozen=True, slots=True)
 class CancelAll:
-    """Cancel every resting order of an account, in one market or (0) in all."""
+    """Cancel every resting order of an account, in one market or (0) in all.
+
+    `reference` (may be empty) names the request that it answers; a cancel of nothing is no error.
+    """
 
     account: int
     market: int = 0
     effective_us: int | None = None
+    reference: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,7 +356,16 @@ class CutOff:
 
 
 TransferCommand = (
-    OpeningBalance | Deposit | Withdrawal | WithdrawalConfirmed | WithdrawalFailed | Stake | Unstake | Reward | Adjust
+    OpeningBalance
+    | Deposit
+    | DepositReversed
+    | Withdrawal
+    | WithdrawalConfirmed
+    | WithdrawalFailed
+    | Stake
+    | Unstake
+    | Reward
+    | Adjust
 )
 ConfigurationCommand = SetAsset | SetMarket | SetReference | OpenAccount | SetAccount | SetTiers | SetAccountTier
 OrderCommand = NewOrder | CancelOrder | CancelAll | ReduceOrder | AmendOrder

@@ -14,6 +14,7 @@ from engine.exchange.codec import JournalRecord
 from engine.exchange.events import (
     AccountChanged,
     AccountOpened,
+    AccountTierSet,
     AssetListed,
     CutOff,
     Event,
@@ -21,6 +22,7 @@ from engine.exchange.events import (
     MarketListed,
     Rejected,
     RejectReason,
+    TierSet,
 )
 from engine.exchange.state import Account, Asset, EngineState, KeyKind, Market, UsedKey, VenuePrice
 from engine.money import MAX_DECIMALS
@@ -147,16 +149,14 @@ def set_account(state: EngineState, record: JournalRecord, command: cmd.SetAccou
             holds=command.holds,
         )
     )
-    return [
-        AccountChanged(
-            record.seq,
-            command.account,
-            command.state,
-            command.may_trade,
-            command.may_withdraw,
-            int(command.holds),
-        )
-    ]
+    return [account_changed(record.seq, state.registry.accounts[command.account])]
+
+
+def account_changed(seq: int, account: Account) -> AccountChanged:
+    """What an account may do after a sequence, as an event."""
+    return AccountChanged(
+        seq, account.account, account.state, account.may_trade, account.may_withdraw, int(account.holds)
+    )
 
 
 def set_tiers(state: EngineState, record: JournalRecord, command: cmd.SetTiers) -> list[Event]:
@@ -179,7 +179,7 @@ def set_tiers(state: EngineState, record: JournalRecord, command: cmd.SetTiers) 
     if command.reference:
         state.transfers[KeyKind.SET_TIERS, command.reference] = key
     state.tiers[command.tier] = (maker, taker)
-    return []
+    return [TierSet(record.seq, state.open_day, record.ts_us, command.tier, maker, taker)]
 
 
 def set_account_tier(state: EngineState, record: JournalRecord, command: cmd.SetAccountTier) -> list[Event]:
@@ -195,7 +195,7 @@ def set_account_tier(state: EngineState, record: JournalRecord, command: cmd.Set
         return [Rejected(record.seq, reason, command.account)]
     state.transfers[KeyKind.SET_ACCOUNT_TIER, command.reference] = key
     state.registry.add_account(replace(account, tier=command.tier))
-    return []
+    return [AccountTierSet(record.seq, state.open_day, record.ts_us, command.account, command.tier)]
 
 
 def cut_off(state: EngineState, record: JournalRecord, command: cmd.CutOff) -> list[Event]:
@@ -203,5 +203,7 @@ def cut_off(state: EngineState, record: JournalRecord, command: cmd.CutOff) -> l
     if command.close_day != state.open_day:
         return [Rejected(record.seq, RejectReason.INVALID_CUT_OFF, 0)]
     state.open_day += 1
-    state.order_references = [{}, state.order_references[0]]
+    today, before, older = state.order_references
+    rests = {key: one for kept in (older, before) for key, one in kept.items() if one.seq in state.order_market}
+    state.order_references = [{}, today, rests]
     return [CutOff(record.seq, command.close_day, record.ts_us)]

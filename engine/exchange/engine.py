@@ -29,6 +29,7 @@ _HANDLERS: dict[type, Callable[[EngineState, JournalRecord, Any], list[Event]]] 
     cmd.CutOff: configuration.cut_off,
     cmd.OpeningBalance: transfers.transfer,
     cmd.Deposit: transfers.transfer,
+    cmd.DepositReversed: transfers.reverse_deposit,
     cmd.Withdrawal: transfers.transfer,
     cmd.WithdrawalConfirmed: transfers.transfer,
     cmd.WithdrawalFailed: transfers.transfer,
@@ -107,6 +108,10 @@ class ExchangeEngine:
         """Rewards and corrections credited less those taken in an asset, ever."""
         return self.state.adjustments.get(asset, 0)
 
+    def owed(self, asset: int) -> int:
+        """What accounts owe in an asset since deposits were reversed that they had spent."""
+        return self.state.owed_in(asset)
+
     def best(self, market: int, side: Side) -> Order | None:
         """The first order in line on a side of a market."""
         book = self.state.books.get(market)
@@ -130,7 +135,7 @@ class ExchangeEngine:
         return None if key is None else key.seq
 
     def check_conservation(self) -> None:
-        """Check that per asset all holdings plus fees equal what came in less what left, and adjustments.
+        """Check that per asset all holdings plus fees equal what came in less what left, adjustments, and debts.
 
         Raises:
             GateError: they differ, or a balance is negative.
@@ -146,7 +151,7 @@ class ExchangeEngine:
                 raise GateError(
                     f"engine: asset {asset} after sequence {self.last_seq}: {held} units held and collected, "
                     f"{due} came in, difference {held - due}",
-                    rule="available + locked + staked + in transit + fees = external flows + adjustments",
+                    rule="available + locked + staked + in transit + fees = external flows + adjustments + owed",
                     next_step="stop trading; replay the journal to find the command",
                 )
 

@@ -39,6 +39,8 @@ class TransferKind(IntEnum):
     REWARD = 8
     ADJUST = 9
     """An approved correction; its units may be negative."""
+    DEPOSIT_REVERSED = 10
+    """A deposit that is gone: available -> outside, and what is not available -> a debt of the account."""
 
 
 class RejectReason(IntEnum):
@@ -76,6 +78,8 @@ class RejectReason(IntEnum):
     """A venue price that is not newer than the one known."""
     PRICE_ABOVE_RESERVE = 27
     """A bid amended beyond the price that it reserved funds at."""
+    UNKNOWN_DEPOSIT = 28
+    """A reversal of a deposit that never was, or of another account, asset or amount."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +110,10 @@ class Trade:
 
 @dataclass(frozen=True, slots=True)
 class Transfer:
-    """One deposit, withdrawal step or opening balance; `reference` is its idempotency key."""
+    """One movement of an account's balance; `reference` is its idempotency key.
+
+    Of a reversed deposit's `units`, `owed_units` were no longer available and are owed by the account.
+    """
 
     kind: TransferKind
     engine_seq: int
@@ -117,6 +124,7 @@ class Transfer:
     asset: int
     units: int
     reference: str
+    owed_units: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +235,29 @@ class MarketChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class TierSet:
+    """A fee tier's rates from here on, in parts per million."""
+
+    engine_seq: int
+    close_day: int
+    sequenced_us: int
+    tier: int
+    maker_rate_ppm: int
+    taker_rate_ppm: int
+
+
+@dataclass(frozen=True, slots=True)
+class AccountTierSet:
+    """The fee tier of an account from here on."""
+
+    engine_seq: int
+    close_day: int
+    sequenced_us: int
+    account: int
+    tier: int
+
+
+@dataclass(frozen=True, slots=True)
 class Rejected:
     """A journalled command that changed nothing."""
 
@@ -244,6 +275,8 @@ Event = (
     | MarketChanged
     | AccountOpened
     | AccountChanged
+    | TierSet
+    | AccountTierSet
     | OrderAccepted
     | OrderCancelled
     | OrderReduced

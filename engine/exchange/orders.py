@@ -153,10 +153,9 @@ def _stranger(state: EngineState, command: cmd.NewOrder, key: UsedOrderKey) -> R
     if account is None:
         return RejectReason.UNKNOWN_ACCOUNT
     if command.reference:
-        for references in state.order_references:
-            known = references.get((command.account, command.reference))
-            if known is not None:
-                return key.refusal(known)
+        known = state.known_order(command.account, command.reference)
+        if known is not None:
+            return key.refusal(known)
     if command.market not in state.registry.markets:
         return RejectReason.UNKNOWN_MARKET
     return None if account.may_trade else RejectReason.ACCOUNT_MAY_NOT_TRADE

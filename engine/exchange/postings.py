@@ -19,6 +19,7 @@ from engine.ledger.journal import (
     Journal,
     Leg,
     custody,
+    customer_receivable,
     in_transit,
     staked,
 )
@@ -29,6 +30,7 @@ DEFAULT_WALLET = "main"
 _TRANSFER_KINDS = {
     TransferKind.OPENING: "opening_balance",
     TransferKind.DEPOSIT: "deposit",
+    TransferKind.DEPOSIT_REVERSED: "deposit_reversed",
     TransferKind.WITHDRAWAL: "withdrawal",
     TransferKind.WITHDRAWAL_CONFIRMED: "withdrawal_confirmed",
     TransferKind.WITHDRAWAL_FAILED: "withdrawal_failed",
@@ -92,7 +94,13 @@ def _of_transfer(transfer: Transfer, registry: Registry) -> Journal:
     account = registry.accounts[transfer.account].name
     asset = registry.assets[transfer.asset].symbol
     units = transfer.units
+    kind = _TRANSFER_KINDS[transfer.kind]
     wallet, transit = custody(DEFAULT_WALLET), in_transit(account)
+    if transfer.kind == TransferKind.DEPOSIT_REVERSED:
+        # What was spent before stays owed to others: it becomes the user's debt, never a smaller liability.
+        parts = (account, units - transfer.owed_units), (customer_receivable(account), transfer.owed_units)
+        legs = (Leg(wallet, asset, units), *(Leg(name, asset, -part) for name, part in parts if part))
+        return _transfer_journal(transfer, kind, legs)
     receives, gives = {
         TransferKind.OPENING: (account, OPENING_EQUITY),
         TransferKind.DEPOSIT: (account, wallet),
@@ -104,7 +112,10 @@ def _of_transfer(transfer: Transfer, registry: Registry) -> Journal:
         TransferKind.REWARD: (account, REWARDS_PAYABLE),
         TransferKind.ADJUST: (account, payer_of_adjustment(transfer.reference)),
     }[transfer.kind]
-    kind = _TRANSFER_KINDS[transfer.kind]
+    return _transfer_journal(transfer, kind, (Leg(receives, asset, units), Leg(gives, asset, -units)))
+
+
+def _transfer_journal(transfer: Transfer, kind: str, legs: tuple[Leg, ...]) -> Journal:
     return Journal(
         kind=kind,
         reference_type=_REFERENCE_TYPES.get(transfer.kind, kind),
@@ -114,7 +125,7 @@ def _of_transfer(transfer: Transfer, registry: Registry) -> Journal:
         close_date=from_day_number(transfer.close_day),
         origin="genesis" if transfer.kind == TransferKind.OPENING else "engine",
         reason=kind.replace("_", " "),
-        legs=(Leg(receives, asset, units), Leg(gives, asset, -units)),
+        legs=legs,
     )
 
 

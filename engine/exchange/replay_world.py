@@ -181,9 +181,10 @@ class ReplayWorld:
         self._references(state, fresh_from, today_from)
 
     def _references(self, state: EngineState, fresh_from: int, today_from: int) -> None:
-        """The client references of two days; read in columns, since a day has many."""
+        """The client references of two days and of older resting orders; read in columns, since a day has many."""
         raw, words = self.world.raw, self.world.words
-        at = self.world.references[self.world.references > fresh_from].astype(np.int64) - 1
+        known = self.world.references
+        at = known[(known > fresh_from) | (self.world.slot_of[known] != 0)].astype(np.int64) - 1
         texts = raw[at, _TEXT].copy().view(f"S{TEXT_BYTES}").ravel().tolist()
         fields = (
             _wide_column(words, at, column.W_ACCOUNT).tolist(),
@@ -196,7 +197,7 @@ class ReplayWorld:
         )
         keys = map(UsedOrderKey._make, zip((at + 1).tolist(), *fields[1:], strict=True))
         for key, text, account in zip(keys, texts, fields[0], strict=True):
-            references = state.order_references[0 if key.seq > today_from else 1]
+            references = state.order_references[0 if key.seq > today_from else 1 if key.seq > fresh_from else 2]
             references[account, text.decode("ascii")] = key
 
     def _book(self, state: EngineState, number: int, at: int) -> Book:

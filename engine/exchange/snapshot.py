@@ -3,9 +3,10 @@
 What belongs here: packing and reading a snapshot, its atomic file, `engine_state_hash`.
 What does not: when a snapshot is taken and which one recovery uses (see `snapshots`).
 
-Format 2, little-endian: magic, version; counters; assets; markets with limits; accounts with rights; tiers; balances;
-fees, external flows and adjustments; idempotency keys; withdrawals in transit; order references of two days; last and
-venue prices; resting orders by market, bids before asks, best price first, oldest first; then SHA-256 over all of it.
+Format 3, little-endian: magic, version; counters; assets; markets with limits; accounts with rights; tiers; balances;
+fees, external flows and adjustments; debts; idempotency keys; withdrawals in transit; order references of the open day,
+of the one before, and of older orders that rest; last and venue prices; resting orders by market, bids before asks,
+best price first, oldest first; then SHA-256 over all of it. Format 2, without debts and older references, is read too.
 Every list is length-prefixed and sorted, so two engines in the same state give the same bytes, however they came to it.
 Amounts are two words, low one first; those that may be negative are two's complement.
 """
@@ -27,7 +28,8 @@ from engine.exchange.journal_writer import write_atomically
 from engine.exchange.state import Account, Asset, EngineState, Market, UsedKey, UsedOrderKey, VenuePrice
 
 MAGIC = b"CMPLSNAP"
-VERSION = 2
+VERSION = 3
+_WITHOUT_DEBTS = 2
 _DIGEST_BYTES = 32
 _LOW = 2**64 - 1
 
@@ -40,6 +42,7 @@ _ACCOUNT = struct.Struct("<Q64sB??IH")
 _TIER = struct.Struct("<Hqq")
 _BALANCE = struct.Struct("<QH8Q")
 _FLOW = struct.Struct("<H6Q")
+_OWED = struct.Struct("<QH2Q")
 _TRANSFER = struct.Struct("<BQQHQQ64s")
 _WITHDRAWAL = struct.Struct("<64sQHQQ?q")
 _REFERENCE = struct.Struct("<QQHBBqqq64s")
@@ -74,6 +77,10 @@ def _balances(engine: ExchangeEngine) -> bytes:
     )
 
 
+def _owed(engine: ExchangeEngine) -> bytes:
+    return _list(_OWED, ((*key, *_two(units)) for key, units in sorted(engine.state.owed.items())))
+
+
 def _orders(engine: ExchangeEngine) -> bytes:
     return _list(
         _ORDER,
@@ -94,8 +101,9 @@ def _orders(engine: ExchangeEngine) -> bytes:
 
 
 def engine_state_hash(engine: ExchangeEngine) -> str:
-    """Hex SHA-256 over the packed balances (with their locks) and resting orders, as DESIGN 4 names it."""
-    return hashlib.sha256(_balances(engine) + _orders(engine)).hexdigest()
+    """Hex SHA-256 over the packed balances (with their locks), resting orders and, where there are any, debts."""
+    debts = _owed(engine) if engine.state.owed else b""
+    return hashlib.sha256(_balances(engine) + _orders(engine) + debts).hexdigest()
 
 
 def pack(engine: ExchangeEngine) -> bytes:
@@ -125,6 +133,7 @@ def pack(engine: ExchangeEngine) -> bytes:
                 for a in sorted(state.fees)
             ),
         ),
+        _owed(engine),
         _list(
             _TRANSFER,
             (
@@ -134,7 +143,8 @@ def pack(engine: ExchangeEngine) -> bytes:
         ),
         _list(_WITHDRAWAL, (_withdrawal(w) for _, w in sorted(state.withdrawals.items()))),
     ]
-    for references in state.order_references:
+    *days, older = state.order_references
+    for references in (*days, {key: one for key, one in older.items() if one.seq in state.order_market}):
         parts.append(
             _list(
                 _REFERENCE,
@@ -211,9 +221,9 @@ def load(path: Path) -> ExchangeEngine:
     if len(data) < _HEAD.size + _DIGEST_BYTES or hashlib.sha256(body).digest() != digest:
         raise SnapshotCorruptError(path, "its SHA-256 fails")
     magic, version = _HEAD.unpack_from(body)
-    if magic != MAGIC or version != VERSION:
+    if magic != MAGIC or version not in (_WITHOUT_DEBTS, VERSION):
         raise SnapshotCorruptError(path, f"format {magic!r} version {version}")
-    return _unpack(body)
+    return _unpack(body, version)
 
 
 class _Cursor:
@@ -240,7 +250,7 @@ def _text(raw: bytes) -> str:
     return raw.rstrip(b"\0").decode("ascii")
 
 
-def _unpack(body: bytes) -> ExchangeEngine:
+def _unpack(body: bytes, version: int = VERSION) -> ExchangeEngine:
     cursor = _Cursor(body, _HEAD.size)
     first, opened, seq, crc, ts_us, next_trade = cursor.one(_COUNTERS)
     state = EngineState(first, opened, last_seq=seq, last_crc=crc, last_ts_us=ts_us, next_trade_id=next_trade)
@@ -253,6 +263,8 @@ def _unpack(body: bytes) -> ExchangeEngine:
         flows = (state.fees, state.external, state.adjustments)
         for flow, low, high in zip(flows, words[::2], words[1::2], strict=True):
             flow[asset] = _one(low, high)
+    for account, asset, low, high in cursor.rows(_OWED) if version > _WITHOUT_DEBTS else ():
+        state.owed[account, asset] = low | high << 64
     for kind, one, account, asset, low, high, ref in cursor.rows(_TRANSFER):
         # Only a correction has a sign; what other kinds keep here are bits.
         value = _one(low, high) if kind == TransferKind.ADJUST else low | high << 64
@@ -260,7 +272,7 @@ def _unpack(body: bytes) -> ExchangeEngine:
     for ref, account, asset, low, high, given, effective in cursor.rows(_WITHDRAWAL):
         name = _text(ref)
         state.withdrawals[name] = Withdrawal(account, asset, low | high << 64, name, effective if given else None)
-    for references in state.order_references:
+    for references in state.order_references if version > _WITHOUT_DEBTS else state.order_references[:2]:
         for account, one, market, side, tif, price, quantity, reserve, ref in cursor.rows(_REFERENCE):
             references[account, _text(ref)] = UsedOrderKey(one, market, side, tif, price, quantity, reserve)
     state.last_prices.update(cursor.rows(_LAST))

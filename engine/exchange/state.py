@@ -153,13 +153,14 @@ class EngineState:
         open_day: the close date that events belong to now.
         tiers: maker and taker rates in parts per million, by tier.
         transfers: idempotency keys, (kind, reference) -> what they stood for; kept for ever.
-        order_references: client references of orders by account, of the open day and the one before (today's first):
-            a day's cost must not grow with history, so older ones are forgotten at a cut-off.
+        order_references: client references of orders by account, of the open day, of the one before, and older ones
+            whose order rested at the last cut-off: a day's cost must not grow with history, so others are forgotten.
         order_market: market of each resting order.
         account_orders: ids of each account's resting orders.
         withdrawals: those in transit, by reference.
         external: per asset, what came in minus what left.
         adjustments: per asset, rewards and corrections credited minus those taken.
+        owed: by account and asset, what an account owes since a deposit was reversed that it had spent.
         last_prices: per market, the price of the last trade.
         references: per market, the venue price known.
     """
@@ -176,9 +177,10 @@ class EngineState:
     fees: dict[int, int] = field(default_factory=dict)
     external: dict[int, int] = field(default_factory=dict)
     adjustments: dict[int, int] = field(default_factory=dict)
+    owed: dict[tuple[int, int], int] = field(default_factory=dict)
     transfers: dict[tuple[int, str], UsedKey] = field(default_factory=dict)
     withdrawals: dict[str, Withdrawal] = field(default_factory=dict)
-    order_references: list[dict[tuple[int, str], UsedOrderKey]] = field(default_factory=lambda: [{}, {}])
+    order_references: list[dict[tuple[int, str], UsedOrderKey]] = field(default_factory=lambda: [{}, {}, {}])
     books: dict[int, Book] = field(default_factory=dict)
     order_market: dict[int, int] = field(default_factory=dict)
     account_orders: dict[int, set[int]] = field(default_factory=dict)
@@ -217,6 +219,19 @@ class EngineState:
             row = self.balances[key] = [0, 0, 0, 0]
         return row
 
+    def known_order(self, account: int, reference: str) -> UsedOrderKey | None:
+        """What a client reference stands for; None where it is free."""
+        for references in self.order_references:
+            known = references.get((account, reference))
+            if known is not None:
+                fresh = references is not self.order_references[-1] or known.seq in self.order_market
+                return known if fresh else None
+        return None
+
     def held(self, asset: int) -> int:
-        """What all holdings and fees of an asset must come to."""
-        return self.external[asset] + self.adjustments[asset]
+        """What all holdings and fees of an asset must come to: a debt of an account stands for coins that are gone."""
+        return self.external[asset] + self.adjustments[asset] + self.owed_in(asset)
+
+    def owed_in(self, asset: int) -> int:
+        """What accounts owe in an asset."""
+        return sum(units for (_, of), units in self.owed.items() if of == asset)

@@ -6,8 +6,11 @@ What does not: trades (see `orders`).
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from engine.exchange import commands as cmd
 from engine.exchange.codec import JournalRecord
+from engine.exchange.configuration import account_changed
 from engine.exchange.events import Event, Rejected, RejectReason, Transfer, TransferKind
 from engine.exchange.state import AVAILABLE, IN_TRANSIT, STAKED, Account, EngineState, UsedKey
 from engine.money import MAX_UNITS
@@ -15,6 +18,7 @@ from engine.money import MAX_UNITS
 KINDS: dict[type, TransferKind] = {
     cmd.OpeningBalance: TransferKind.OPENING,
     cmd.Deposit: TransferKind.DEPOSIT,
+    cmd.DepositReversed: TransferKind.DEPOSIT_REVERSED,
     cmd.Withdrawal: TransferKind.WITHDRAWAL,
     cmd.WithdrawalConfirmed: TransferKind.WITHDRAWAL_CONFIRMED,
     cmd.WithdrawalFailed: TransferKind.WITHDRAWAL_FAILED,
@@ -73,19 +77,49 @@ def transfer(state: EngineState, record: JournalRecord, command: cmd.TransferCom
     elif kind in _ENDS:
         del state.withdrawals[command.reference]
     state.transfers[kind, command.reference] = key
-    return [
-        Transfer(
-            kind,
-            record.seq,
-            state.open_day,
-            record.ts_us,
-            record.effective_us,
-            command.account,
-            command.asset,
-            units,
-            command.reference,
-        )
-    ]
+    return [_transferred(state, record, kind, command)]
+
+
+def reverse_deposit(state: EngineState, record: JournalRecord, command: cmd.DepositReversed) -> list[Event]:
+    """Take back a deposit that is gone: what is available of it; what is not is owed, and the account goes on hold."""
+    kind = TransferKind.DEPOSIT_REVERSED
+    account = state.registry.accounts.get(command.account)
+    key = UsedKey(record.seq, command.account, command.asset, command.units)
+    reason = _refusal(state, kind, command, key)
+    if reason is not None or account is None:
+        return [Rejected(record.seq, reason or RejectReason.UNKNOWN_ACCOUNT, command.account)]
+    row = state.row(command.account, command.asset)
+    taken = min(row[AVAILABLE], command.units)
+    owed = command.units - taken
+    row[AVAILABLE] -= taken
+    state.external[command.asset] -= command.units
+    state.transfers[kind, command.reference] = key
+    events: list[Event] = [_transferred(state, record, kind, command, owed)]
+    if owed:
+        debt = command.account, command.asset
+        state.owed[debt] = state.owed.get(debt, 0) + owed
+        if cmd.Hold.DISPUTE not in account.holds:
+            on_hold = replace(account, holds=account.holds | cmd.Hold.DISPUTE)
+            state.registry.add_account(on_hold)
+            events.append(account_changed(record.seq, on_hold))
+    return events
+
+
+def _transferred(
+    state: EngineState, record: JournalRecord, kind: TransferKind, command: cmd.TransferCommand, owed: int = 0
+) -> Transfer:
+    return Transfer(
+        kind,
+        record.seq,
+        state.open_day,
+        record.ts_us,
+        record.effective_us,
+        command.account,
+        command.asset,
+        command.units,
+        command.reference,
+        owed,
+    )
 
 
 def _refusal(state: EngineState, kind: TransferKind, command: cmd.TransferCommand, key: UsedKey) -> RejectReason | None:
@@ -124,6 +158,10 @@ def _beyond(state: EngineState, kind: TransferKind, command: cmd.TransferCommand
     if kind in _CREDITS or (kind == TransferKind.ADJUST and units > 0):
         # Nothing inside can exceed what came in, so this one bound keeps every balance and fee within 2^127.
         return RejectReason.TOO_LARGE if state.held(command.asset) + units > MAX_UNITS else None
+    if kind == TransferKind.DEPOSIT_REVERSED:
+        came = state.transfers.get((TransferKind.DEPOSIT, command.reference))
+        mine = came is not None and came[1:] == (command.account, command.asset, units)
+        return None if mine else RejectReason.UNKNOWN_DEPOSIT
     if kind in _ENDS:
         asked = state.withdrawals.get(command.reference)
         wanted = (command.account, command.asset, units)

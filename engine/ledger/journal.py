@@ -37,6 +37,11 @@ def in_transit(account: str) -> str:
     return f"{account}:in_transit"
 
 
+def customer_receivable(account: str) -> str:
+    """The house account of what a user owes since a deposit was reversed that was spent."""
+    return f"customer_receivable:{account}"
+
+
 def staked(account: str) -> str:
     """A user's sub-account of coins that are staked."""
     return f"{account}:staked"

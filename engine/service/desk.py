@@ -87,10 +87,9 @@ class Desk:
 
     def _known_order(self, account: int, reference: str) -> int:
         """The order that a client order id stands for."""
-        for references in self.sequencer.engine.state.order_references:
-            if known := references.get((account, reference)):
-                return known.seq
-        raise AssertionError("a duplicate reference is a known one")
+        known = self.sequencer.engine.state.known_order(account, reference)
+        assert known is not None, "a duplicate reference is a known one"
+        return known.seq
 
     def _placed(self, market: Market, command: cmd.NewOrder, events: list[Event]) -> Reply:
         """What became of an accepted order."""

@@ -51,7 +51,17 @@ amendments = st.builds(cmd.AmendOrder, accounts, ids, prices, quantities)
 keys = st.sampled_from(["a", "b", "c", "d", "e", "f"])
 amounts = st.just(100) | st.integers(0, 5_000) | st.sampled_from([HUGE // 7, 2**127 - 1])
 transfers = st.sampled_from(
-    [cmd.Deposit, cmd.Withdrawal, cmd.WithdrawalConfirmed, cmd.WithdrawalFailed, cmd.Stake, cmd.Unstake, cmd.Reward]
+    [
+        cmd.Deposit,
+        cmd.DepositReversed,
+        cmd.DepositReversed,
+        cmd.Withdrawal,
+        cmd.WithdrawalConfirmed,
+        cmd.WithdrawalFailed,
+        cmd.Stake,
+        cmd.Unstake,
+        cmd.Reward,
+    ]
 ).flatmap(lambda kind: st.builds(kind, accounts, st.sampled_from([1, 2, 7, 4]), amounts, keys))
 adjustments = st.builds(cmd.Adjust, accounts, st.sampled_from([1, 2, 7]), st.integers(-3000, 3000), keys)
 tiers = st.builds(

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from engine.exchange import commands as cmd
 from engine.exchange.engine import ExchangeEngine
-from engine.exchange.events import Event
+from engine.exchange.events import Event, TransferKind
 from engine.exchange.sequencer import Sequencer
 from engine.sim.memory_sink import MemorySink
 from tests.property.exchange_commands import ACCOUNTS, CONFIGURATION, FIRST_DAY, HUGE, OPENS_US, RULE, SECOND
@@ -46,11 +46,12 @@ class Traffic:
             (8, self._amend),
             (6, self._reduce),
             (6, self._cancel),
-            (1, lambda: cmd.CancelAll(self._account(), rng.choice((0, 1, 9, 2)))),
+            (1, lambda: cmd.CancelAll(self._account(), rng.choice((0, 1, 9, 2)), None, rng.choice(("", "all")))),
             (2, self._withdraw),
             (2, self._answer),
             (3, self._transfer),
-            (1, self._configure),
+            (1, self._reverse),
+            (2, self._configure),
         ]
         command = rng.choices([make for _, make in choices], [weight for weight, _ in choices])[0]()
         if self.sent and rng.random() < 0.02:
@@ -131,6 +132,14 @@ class Traffic:
         one = self.random.choice(waiting)
         return kind(one.account, one.asset, one.units + (self.random.random() < 0.1), one.reference)
 
+    def _reverse(self) -> cmd.Command:
+        """A deposit that was made, mostly whole; a small one is often spent, a large one hardly ever."""
+        rng = self.random
+        made = [(key, ref) for (kind, ref), key in self.engine.state.transfers.items() if kind == TransferKind.DEPOSIT]
+        key, reference = rng.choice(made)
+        units = key.value + (rng.random() < 0.1)
+        return cmd.DepositReversed(key.account, key.asset, units, reference)
+
     def _transfer(self) -> cmd.Command:
         rng = self.random
         units = rng.choice((rng.randint(1, 1000), 10**6, HUGE, 2**127 - 1))
@@ -152,7 +161,7 @@ class Traffic:
         if draw == 2:
             return cmd.SetTiers(rng.randint(-300, 400), rng.randint(200, 2500), None, rng.choice((0, 4)), self._key())
         if draw == 3:
-            return cmd.SetReference(rng.choice((1, 9, 9, 8)), self._price(), self.now - rng.choice((0, 0, 10**7)))
+            return cmd.SetReference(rng.choice((1, 9, 9, 8)), self._price(), self.now - rng.choice((0, 10**7, 10**9)))
         if draw == 4:
             bounds = cmd.MarketLimits(
                 rng.choice((0, 2)),

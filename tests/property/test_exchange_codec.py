@@ -22,6 +22,7 @@ u32 = st.integers(0, 2**32 - 1)
 TRANSFERS = (
     cmd.OpeningBalance,
     cmd.Deposit,
+    cmd.DepositReversed,
     cmd.Withdrawal,
     cmd.WithdrawalConfirmed,
     cmd.WithdrawalFailed,
@@ -40,7 +41,7 @@ commands = st.one_of(
     st.builds(cmd.SetTiers, i64, i64, times, u16, st.just("") | texts),
     st.builds(cmd.SetAccountTier, u64, u16, texts, times),
     st.builds(cmd.SetAccount, u64, states, st.booleans(), st.booleans(), holds, texts, times),
-    st.builds(cmd.SetReference, u16, i64, times),
+    st.builds(cmd.SetReference, u16, i64, times, st.just("") | texts),
     st.builds(cmd.Adjust, u64, u16, amounts | amounts.map(lambda n: -n), texts, times),
     *(st.builds(kind, u64, u16, amounts, texts, times) for kind in TRANSFERS),
     st.builds(
@@ -56,7 +57,7 @@ commands = st.one_of(
         st.integers(0, 2**63 - 1),
     ),
     st.builds(cmd.CancelOrder, u64, u64, times),
-    st.builds(cmd.CancelAll, u64, u16, times),
+    st.builds(cmd.CancelAll, u64, u16, times, st.just("") | texts),
     st.builds(cmd.ReduceOrder, u64, u64, i64, times),
     st.builds(cmd.AmendOrder, u64, u64, i64, i64, times),
     st.builds(cmd.CutOff, i64, times),

@@ -54,7 +54,9 @@ orders = st.builds(
 )
 units = st.integers(0, 5_000)
 references = st.sampled_from(["a", "b", "c", "d"])
-transfers = st.sampled_from([cmd.Deposit, cmd.Withdrawal, cmd.WithdrawalConfirmed, cmd.WithdrawalFailed]).flatmap(
+transfers = st.sampled_from(
+    [cmd.Deposit, cmd.DepositReversed, cmd.Withdrawal, cmd.WithdrawalConfirmed, cmd.WithdrawalFailed]
+).flatmap(
     # Two sizes only, so that confirmations meet their request.
     lambda kind: st.builds(kind, accounts, st.sampled_from([1, 2, 3, 4]), st.just(100) | units, references)
 )

@@ -9,7 +9,9 @@ from engine.errors import GateError
 from engine.exchange import commands as cmd
 from engine.exchange.engine import ExchangeEngine
 from engine.exchange.events import (
+    AccountChanged,
     AccountOpened,
+    AccountTierSet,
     CutOff,
     Event,
     MarketListed,
@@ -18,6 +20,7 @@ from engine.exchange.events import (
     Rejected,
     RejectReason,
     Side,
+    TierSet,
     Trade,
     Transfer,
     TransferKind,
@@ -339,13 +342,66 @@ def test_genesis_takes_configuration_and_opening_balances_only() -> None:
     assert isinstance(exchange.genesis(cmd.SetMarket(2, "B2", BTC, USDT, 10**21, 1))[0], MarketListed)
 
 
-def test_order_references_are_forgotten_after_two_cut_offs_and_transfers_never() -> None:
+def test_order_reference_is_taken_for_two_days_and_while_its_order_rests_and_a_transfers_for_ever() -> None:
     exchange = Exchange()
     exchange.fund(1, USDT, 10_000)
     day = 86_400 * 10**6
-    sent = [
-        exchange.send(cmd.NewOrder(1, 1, BUY, 5, 5, GTC, "mine"), OPENS_US + number * day + 2 * 10**6)[0]
-        for number in range(3)
+
+    def send(number: int, command: cmd.Command) -> RejectReason | None:
+        event = exchange.send(command, OPENS_US + number * day + 2 * 10**6)[0]
+        return event.reason if isinstance(event, Rejected) else None
+
+    resting, gone = cmd.NewOrder(1, 1, BUY, 5, 5, GTC, "rests"), cmd.NewOrder(1, 1, BUY, 5, 5, IOC, "gone")
+    found = [[send(number, resting), send(number, gone)] for number in range(4)]
+    assert found == [
+        [None, None],
+        [R.DUPLICATE_REFERENCE, R.DUPLICATE_REFERENCE],
+        [R.DUPLICATE_REFERENCE, None],
+        [R.DUPLICATE_REFERENCE, R.DUPLICATE_REFERENCE],
     ]
-    assert [type(e) for e in sent] == [OrderAccepted, Rejected, OrderAccepted]
-    assert reason_of(exchange.send(cmd.Deposit(1, USDT, 10_000, "fund-1"), OPENS_US + 9 * day)) == R.DUPLICATE_REFERENCE
+    other = cmd.NewOrder(1, 1, BUY, 6, 5, GTC, "rests")
+    assert send(4, other) == R.REFERENCE_CONFLICT
+    assert send(4, cmd.CancelAll(1)) is None
+    assert [send(4, other), send(4, resting)] == [None, R.REFERENCE_CONFLICT]
+    assert send(9, cmd.Deposit(1, USDT, 10_000, "fund-1")) == R.DUPLICATE_REFERENCE
+
+
+def test_reversed_deposit_takes_what_is_available_and_the_rest_is_owed_under_a_hold() -> None:
+    exchange = Exchange()
+    exchange.fund(1, USDT, 100)
+    exchange.fund(1, USDT, 1000)
+    exchange.send(cmd.Withdrawal(1, USDT, 300, "w"))
+    for wrong in (
+        cmd.DepositReversed(2, USDT, 100, "fund-1"),
+        cmd.DepositReversed(1, BTC, 100, "fund-1"),
+        cmd.DepositReversed(1, USDT, 99, "fund-1"),
+        cmd.DepositReversed(1, USDT, 100, "fund-9"),
+    ):
+        assert reason_of(exchange.send(wrong)) == R.UNKNOWN_DEPOSIT
+    (whole,) = exchange.send(cmd.DepositReversed(1, USDT, 100, "fund-1"))
+    assert isinstance(whole, Transfer)
+    assert (whole.kind, whole.units, whole.owed_units) == (TransferKind.DEPOSIT_REVERSED, 100, 0)
+    before = engine_state_hash(exchange.engine)
+    part, changed = exchange.send(cmd.DepositReversed(1, USDT, 1000, "fund-2"))
+    assert isinstance(part, Transfer)
+    assert isinstance(changed, AccountChanged)
+    assert (part.units, part.owed_units, exchange.held(1, USDT)) == (1000, 300, (0, 0))
+    assert exchange.engine.balance(1, USDT).in_transit == 300
+    assert cmd.Hold(changed.holds) == cmd.Hold.DISPUTE
+    assert (exchange.engine.owed(USDT), exchange.engine.external_flows(USDT)) == (300, 0)
+    assert engine_state_hash(exchange.engine) != before
+    assert reason_of(exchange.send(cmd.DepositReversed(1, USDT, 1000, "fund-2"))) == R.DUPLICATE_REFERENCE
+    assert reason_of(exchange.send(cmd.DepositReversed(1, USDT, 100, "fund-2"))) == R.REFERENCE_CONFLICT
+    exchange.fund(1, USDT, 50)
+    assert exchange.held(1, USDT) == (50, 0)
+    assert reason_of(exchange.send(cmd.Withdrawal(1, USDT, 50, "v"))) == R.ACCOUNT_ON_HOLD
+
+
+def test_changes_of_tiers_are_events_that_say_from_which_day_on() -> None:
+    exchange = Exchange()
+    (rates,) = exchange.send(cmd.SetTiers(10, 20, None, 3))
+    (moved,) = exchange.send(cmd.SetAccountTier(2, 3, "vip"))
+    assert isinstance(rates, TierSet)
+    assert (rates.close_day, rates.tier, rates.maker_rate_ppm, rates.taker_rate_ppm) == (FIRST_DAY, 3, 10, 20)
+    assert isinstance(moved, AccountTierSet)
+    assert (moved.engine_seq, moved.account, moved.tier) == (rates.engine_seq + 1, 2, 3)

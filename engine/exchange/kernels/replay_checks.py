@@ -114,7 +114,8 @@ def reference_place(world: World, record: Any) -> Any:
 def known_reference(world: World, place: Any, record: Any) -> int:
     """Whether the reference at a place still counts, and for the same order."""
     found = signed(world.references[place])
-    if found == 0 or found - 1 < world.counters[FRESH_FROM]:
+    # An order's id is its record + 1, so a reference of a former day counts while its order has a slot.
+    if found == 0 or (found - 1 < world.counters[FRESH_FROM] and world.slot_of[unsigned(found)] == 0):
         return OK
     there = unsigned(found - 1)
     same = (
