@@ -112,15 +112,15 @@ def _engine_balances(d: str, v: int) -> Capture:
         f" WHERE close_date = {d} AND version = {v}",
         key=("account", "asset"),
         count=f"SELECT (SELECT count(*) FROM close.user_balance_snapshots WHERE close_date = {d} AND version = {v}),"
-        " (SELECT count(*) + 1 FROM accounts.users) * (SELECT count(*) FROM exchange.assets)",
+        " (SELECT count(*) + 2 FROM accounts.users) * (SELECT count(*) FROM exchange.assets)",
         expectations=lambda e: [
             *_not_null(e, "account", "asset", "available", "locked", "staked", "in_transit"),
         ],
         rules=(
             _unique("account", "asset"),
             Rule(
-                "the account is a user's or the house's fees",
-                "SELECT account, asset FROM (SELECT * FROM {batch}) b WHERE account <> 'house:fees'"
+                "the account is a user's, the house's fees or what users owe",
+                "SELECT account, asset FROM (SELECT * FROM {batch}) b WHERE account NOT IN ('house:fees', 'house:owed')"
                 " AND NOT EXISTS (SELECT FROM accounts.users u WHERE u.account = b.account)",
             ),
             Rule(
@@ -130,7 +130,8 @@ def _engine_balances(d: str, v: int) -> Capture:
             Rule(
                 "no user's balance is negative",
                 "SELECT account, asset, available::text AS available, locked::text AS locked FROM {batch}"
-                " WHERE account <> 'house:fees' AND least(available, locked, staked, in_transit) < 0",
+                " WHERE account NOT IN ('house:fees', 'house:owed')"
+                " AND least(available, locked, staked, in_transit) < 0",
             ),
             Rule(
                 "amounts are whole smallest units",

@@ -266,6 +266,19 @@ class Rejected:
     account: int
 
 
+@dataclass(frozen=True, slots=True)
+class CommandAnswered:
+    """What became of a command that the database may have asked for: `accepted`, or the reason in small letters.
+
+    The engine does not emit it: whoever settles a journal adds it to a command's events (see `requests`).
+    """
+
+    engine_seq: int
+    kind: str
+    reference: str
+    outcome: str
+
+
 Event = (
     Trade
     | Transfer
@@ -282,4 +295,5 @@ Event = (
     | OrderReduced
     | OrderAmended
     | Rejected
+    | CommandAnswered
 )

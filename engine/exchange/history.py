@@ -23,6 +23,7 @@ from engine.exchange.commands import CutOff
 from engine.exchange.engine import ExchangeEngine
 from engine.exchange.events import Event
 from engine.exchange.journal import JournalReader, journal_path
+from engine.exchange.requests import answer_of
 from engine.exchange.state import Registry
 
 
@@ -123,10 +124,11 @@ class EventStream:
         engine: the engine as of the events last yielded; its registry names accounts, assets and markets.
     """
 
-    def __init__(self, directory: Path, after_seq: int, up_to_seq: int | None) -> None:
+    def __init__(self, directory: Path, after_seq: int, up_to_seq: int | None, *, answers: bool = False) -> None:
         self._reader = JournalReader(journal_path(directory))
         self._after = after_seq
         self._up_to = up_to_seq
+        self._answers = answers
         try:
             self.engine = snapshots.newest_engine(directory, self._reader, after_seq)
         except BaseException:
@@ -144,7 +146,8 @@ class EventStream:
             for record in reader.records(engine.last_seq, self._up_to):
                 events = engine.apply(record)
                 if record.seq > self._after:
-                    yield events
+                    answer = answer_of(record, events) if self._answers else None
+                    yield events if answer is None else [*events, answer]
 
     def __enter__(self) -> EventStream:
         return self
@@ -153,15 +156,16 @@ class EventStream:
         self._reader.close()
 
 
-def events_from(directory: Path, after_seq: int, up_to_seq: int | None = None) -> EventStream:
+def events_from(directory: Path, after_seq: int, up_to_seq: int | None = None, *, answers: bool = False) -> EventStream:
     """The events of commands after a sequence, up to another or the end, one list a command, in order.
 
     Args:
         directory: the exchange's directory.
         after_seq: the last sequence already known, 0 for none.
         up_to_seq: the last to read; None for all that is there.
+        answers: add what each command says to the request that asked for it, as settlement needs it.
 
     Raises:
         InputError: there is no journal.
     """
-    return EventStream(directory, after_seq, up_to_seq)
+    return EventStream(directory, after_seq, up_to_seq, answers=answers)

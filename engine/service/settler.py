@@ -14,6 +14,7 @@ from pathlib import Path
 from engine.errors import ComplineError, UncheckedError
 from engine.exchange.events import Event
 from engine.exchange.follower import JournalFollower
+from engine.exchange.requests import answer_of
 from engine.store.connect import Connection, connect, typed_errors
 from engine.store.moves import settled_to
 from engine.store.settlement import Settler
@@ -95,8 +96,10 @@ class SettlementLoop:
             if self._settler is None:
                 self._settler = Settler(self._follower.engine.registry)
             if not self._pending:
-                for _, events in self._follower.read(self._committed(), _COMMANDS):
+                for record, events in self._follower.read(self._committed(), _COMMANDS):
                     self._pending.extend(events)
+                    if (answer := answer_of(record, events)) is not None:
+                        self._pending.append(answer)
             if self._pending:
                 self._settler.settle(self._connection, self._pending)
                 self._pending.clear()

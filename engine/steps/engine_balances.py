@@ -11,13 +11,13 @@ from engine.exchange.engine import ExchangeEngine
 from engine.exchange.history import state_at_cutoff
 from engine.exchange.snapshot import engine_state_hash
 from engine.steps.context import Inputs, Step, StepContext, StepOutput
-from engine.store.capture import HOUSE_FEES, EngineBalance, replace_engine_balances
+from engine.store.capture import HOUSE_FEES, HOUSE_OWED, EngineBalance, replace_engine_balances
 from engine.store.connect import Connection
 from engine.store.days import Day
 
 
 def balances_of(engine: ExchangeEngine) -> list[EngineBalance]:
-    """Every balance that is not zero, and the house's fees per asset, by account and asset."""
+    """Every balance that is not zero, the house's fees and users' debts per asset, by account and asset."""
     registry = engine.registry
     rows = [
         EngineBalance(
@@ -37,7 +37,12 @@ def balances_of(engine: ExchangeEngine) -> list[EngineBalance]:
         for asset in registry.assets.values()
         if engine.fees(asset.asset)
     ]
-    return sorted(rows + fees, key=lambda row: (row.account, row.asset))
+    owed = [
+        EngineBalance(HOUSE_OWED, asset.symbol, asset.decimals, -engine.owed(asset.asset), 0, 0, 0)
+        for asset in registry.assets.values()
+        if engine.owed(asset.asset)
+    ]
+    return sorted(rows + fees + owed, key=lambda row: (row.account, row.asset))
 
 
 def inputs(connection: Connection, context: StepContext, day: Day) -> Inputs:

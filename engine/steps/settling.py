@@ -33,5 +33,5 @@ def settle(
     connection.rollback()
     if up_to_seq is not None and at >= up_to_seq:
         return Settled(last_seq=at)
-    with events_from(journal_dir, at, up_to_seq) as stream:
+    with events_from(journal_dir, at, up_to_seq, answers=True) as stream:
         return settle_all(connection, Settler(stream.registry), stream, progress)

@@ -20,6 +20,8 @@ from engine.store.postings import amount_text, copy_rows
 
 HOUSE_FEES = "house:fees"
 """The row of `exchange.engine_balances` that holds the fees which the engine has collected."""
+HOUSE_OWED = "house:owed"
+"""The row that holds, negative, what users owe since deposits were reversed that they had spent."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -157,7 +157,7 @@ def post(
                 j.close_date,
                 j.origin,
                 epoch,
-                actor,
+                j.actor or actor,
                 j.reason,
                 "\\x" + j.row_hash().hex(),
             )

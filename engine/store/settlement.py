@@ -7,7 +7,7 @@ What does not: reading the engine's journal (see `engine.exchange.history`), and
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 from itertools import chain, pairwise
 
@@ -16,12 +16,23 @@ import psycopg
 
 from engine.clock import from_day_number, from_us, iso_us
 from engine.errors import LedgerRefusedError
-from engine.exchange.events import AccountOpened, AssetListed, CutOff, Event, MarketListed, Side, Trade
+from engine.exchange.events import (
+    AccountOpened,
+    AssetListed,
+    CutOff,
+    Event,
+    MarketListed,
+    Side,
+    Trade,
+    Transfer,
+    TransferKind,
+)
 from engine.exchange.postings import journal_of
 from engine.exchange.state import Registry
 from engine.ledger.journal import Journal, check_balanced
 from engine.store import adjustments, postings
 from engine.store import settlement_rows as rows_of
+from engine.store.command_requests import Asked, asked_by, settle_commands
 from engine.store.settlement_arrays import NO_PAIR, arrays_of, ids_of
 
 BATCH = 100_000
@@ -79,6 +90,7 @@ class Settler:
         self._register(connection, fresh)
         self._open_days(connection, fresh)
         done = self._post(connection, fresh)
+        settle_commands(connection, fresh)
         done.last_seq = fresh[-1].engine_seq
         connection.execute(
             "UPDATE ledger.settlement_cursor SET last_seq = %s, at = clock_timestamp()", (done.last_seq,)
@@ -87,7 +99,8 @@ class Settler:
 
     def _post(self, connection: psycopg.Connection, events: Sequence[Event]) -> Settled:
         trades = [event for event in events if isinstance(event, Trade)]
-        others = [j for e in events if not isinstance(e, Trade) and (j := journal_of(e, self.registry)) is not None]
+        asked = asked_by(connection, events)
+        others = [j for e in events if not isinstance(e, Trade) and (j := self._journal_of(e, asked)) is not None]
         there = postings.existing(connection, others)
         new_trades, old_trades = self._split(connection, trades)
         at = 0
@@ -98,7 +111,7 @@ class Settler:
                     continue
                 numbers.append(at)
             else:
-                journal = journal_of(event, self.registry)
+                journal = self._journal_of(event, asked)
                 if journal is None or (journal.reference_type, journal.reference_id) in there:
                     continue
                 check_balanced(journal)
@@ -153,6 +166,14 @@ class Settler:
             f"ledger.ledger_entries ({rows_of.LEG_COLUMNS})",
             chain((arrays.leg_rows(ids_of(pairs, where, self.known)),) if arrays else (), leg_rows),
         )
+
+    def _journal_of(self, event: Event, asked: dict[tuple[TransferKind, str], Asked]) -> Journal | None:
+        """The journal of an event, with the words of who asked for it."""
+        journal = journal_of(event, self.registry)
+        if journal is None or not isinstance(event, Transfer):
+            return journal
+        by = asked.get((event.kind, event.reference))
+        return journal if by is None else replace(journal, actor=by.actor or None, reason=by.reason or journal.reason)
 
     def _journal(self, trade: Trade) -> Journal:
         journal = journal_of(trade, self.registry)
