@@ -8,7 +8,7 @@ from __future__ import annotations
 import dagster as dg
 
 from assets.step_asset import step_asset
-from engine.steps import control_totals, fee_accruals
+from engine.steps import control_totals, fee_accruals, reward_accruals
 
 GROUP = "ledger"
 
@@ -34,6 +34,21 @@ def build(partitions: dg.PartitionsDefinition) -> list[dg.AssetsDefinition]:
             deps=[("close", "cutoff")],
         ),
         step_asset(
+            reward_accruals.STEP,
+            key=("ledger", "reward_accruals"),
+            group=GROUP,
+            description="One row per user, asset and close date: the staking reward owed, credited after the seal.",
+            partitions=partitions,
+            columns=[
+                ("close_date", "date"),
+                ("version", "integer"),
+                ("user_id", "bigint"),
+                ("asset", "text"),
+                ("amount", "numeric(38,18)"),
+            ],
+            deps=[("ledger", "fee_accruals"), ("market", "mark_prices")],
+        ),
+        step_asset(
             control_totals.STEP,
             key=("ledger", "control_totals"),
             group=GROUP,
@@ -50,6 +65,6 @@ def build(partitions: dg.PartitionsDefinition) -> list[dg.AssetsDefinition]:
                 ("closing", "numeric(38,18)"),
                 ("accounts", "bigint"),
             ],
-            deps=[("ledger", "fee_accruals"), ("market", "mark_prices"), ("exchange", "engine_balances")],
+            deps=[("ledger", "fee_accruals"), ("ledger", "reward_accruals"), ("exchange", "engine_balances")],
         ),
     ]

@@ -34,6 +34,10 @@ GATES: dict[str, tuple[tuple[str, str], str]] = {
         ("recon", "engine_vs_ledger"),
         "The engine's balances at the barrier equal the ledger's, account by account, and its fees too.",
     ),
+    policy.REWARDS_AS_ACCRUED: (
+        ("ledger", "control_totals"),
+        "Every reward is its share of stake-time, their sum is what the pot paid, and none was credited unasked.",
+    ),
     policy.TREES_EQUAL_CONTROL_TOTALS: (
         ("reserves", "liability_trees"),
         "The sum of a tree's leaves is the control total of class customer, and that of the snapshots.",

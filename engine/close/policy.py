@@ -12,11 +12,15 @@ from typing import Any
 from engine.canonical import sha256_jcs
 from engine.clock import CutOffRule
 from engine.errors import ConfigError
+from engine.fees.tiers import schedule_of
+from engine.market.index import IndexRule
+from engine.staking.rule import StakingRule
 
 DEBITS_EQUAL_CREDITS = "debits_equal_credits"
 FEE_CLEARING_SWEPT = "fee_clearing_swept"
 MARKS_FRESH = "marks_fresh"
 ENGINE_VS_LEDGER = "engine_vs_ledger"
+REWARDS_AS_ACCRUED = "rewards_as_accrued"
 TREES_EQUAL_CONTROL_TOTALS = "trees_equal_control_totals"
 
 CORE_GATES = (
@@ -28,7 +32,7 @@ CORE_GATES = (
 )
 """Gates that every policy requires, in the order in which they are judged."""
 
-GATES = CORE_GATES
+GATES = (*CORE_GATES, REWARDS_AS_ACCRUED)
 """Gates that a new book requires unless its policy names others."""
 
 
@@ -49,6 +53,18 @@ class Policy:
         seal_deadline_s: how long a date may stay unsealed after its cut-off, or its reopening, in seconds.
         break_stuck_days: how many days a break may stay open before its owner is reminded.
         alert_pause_s: how long the same alert is not told again, in seconds.
+        mark_sources: where a price comes from, the first that has a fresh one: `last_trade`, `index`, or the source of
+            ticks loaded from a file.
+        index_venues: (name, weight) of the venues that the index price is made of.
+        index_min_sources: fewer venues with a fresh price make no index price.
+        index_band_ppm: how far a venue's price may lie from the median; beyond, it is moved to the band's edge.
+        index_max_age_s: oldest reading of a venue that counts.
+        fee_tiers: (threshold, maker ppm, taker ppm) a tier over the 30-day volume, ascending from "0"; none: no tiers.
+        staking_asset: what rewards are paid for and in; empty: no rewards.
+        staking_funding_ppm: share of a day's fee income, at closing marks, that goes into the rewards pot.
+        staking_payout_ppm: share of the pot that a day pays out.
+        reward_cap: most that a day may pay out, in the staking asset; empty: no cap of this kind.
+        reward_cap_ppm: most that a day may pay out, as a share of what is staked.
         written: names of the fields that the policy was written down with; none: all of them. A policy of an
             earlier release keeps its text, and so its hash, when a later one adds a field with a default.
     """
@@ -65,6 +81,17 @@ class Policy:
     seal_deadline_s: int = 21_600
     break_stuck_days: int = 3
     alert_pause_s: int = 14_400
+    mark_sources: tuple[str, ...] = ("last_trade",)
+    index_venues: tuple[tuple[str, int], ...] = ()
+    index_min_sources: int = 2
+    index_band_ppm: int = 50_000
+    index_max_age_s: int = 120
+    fee_tiers: tuple[tuple[str, int, int], ...] = ()
+    staking_asset: str = ""
+    staking_funding_ppm: int = 0
+    staking_payout_ppm: int = 1_000_000
+    reward_cap: str = ""
+    reward_cap_ppm: int = 1_000_000
     written: frozenset[str] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -87,12 +114,19 @@ class Policy:
         ]
         if problems:
             raise ConfigError(f"the policy's {', '.join(problems)} cannot be used", next_step="correct the policy file")
+        schedule_of(self.fee_tiers)
+        IndexRule.of(
+            self.mark_sources, self.index_venues, self.index_min_sources, self.index_band_ppm, self.index_max_age_s
+        )
+        StakingRule.of(
+            self.staking_asset, self.staking_funding_ppm, self.staking_payout_ppm, self.reward_cap, self.reward_cap_ppm
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """The policy as canonical JSON has it."""
         plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "written"}
         written = plain.keys() if self.written is None else self.written
-        return {"v": "policy/1"} | {k: list(v) if isinstance(v, tuple) else v for k, v in plain.items() if k in written}
+        return {"v": "policy/1"} | {k: _listed(v) for k, v in plain.items() if k in written}
 
     @property
     def sha256(self) -> str:
@@ -113,7 +147,7 @@ class Policy:
         """
         if not isinstance(value, dict) or value.get("v") != "policy/1":
             raise ConfigError("this is not a policy of version policy/1")
-        given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in value.items() if k != "v"}
+        given: dict[str, Any] = {k: _tupled(v) for k, v in value.items() if k != "v"}
         unknown = sorted(given.keys() - ({f.name for f in fields(cls)} - {"written"}))
         if unknown:
             raise ConfigError(f"the policy has unknown keys: {', '.join(unknown)}")
@@ -121,3 +155,11 @@ class Policy:
             return cls(**given, written=frozenset(given))
         except TypeError as error:
             raise ConfigError(f"the policy cannot be read: {error}") from None
+
+
+def _listed(value: Any) -> Any:
+    return [_listed(one) for one in value] if isinstance(value, tuple) else value
+
+
+def _tupled(value: Any) -> Any:
+    return tuple(_tupled(one) for one in value) if isinstance(value, list) else value

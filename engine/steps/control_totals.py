@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from engine.close.policy import DEBITS_EQUAL_CREDITS, FEE_CLEARING_SWEPT, MARKS_FRESH
+from engine.close.policy import DEBITS_EQUAL_CREDITS, FEE_CLEARING_SWEPT, MARKS_FRESH, REWARDS_AS_ACCRUED
 from engine.steps.context import FAIL, PASS, UNKNOWN, Inputs, Step, StepContext, StepOutput
 from engine.store import days, moves, runs
 from engine.store.connect import Connection
 from engine.store.days import Day
 
-_BEFORE = ("cutoff", "engine_balances", "mark_prices", "fee_accruals")
+_BEFORE = ("cutoff", "engine_balances", "mark_prices", "fee_accruals", "reward_accruals")
+_GATES = (DEBITS_EQUAL_CREDITS, FEE_CLEARING_SWEPT, MARKS_FRESH, REWARDS_AS_ACCRUED)
 
 
 def inputs(connection: Connection, context: StepContext, day: Day) -> Inputs:
@@ -32,7 +33,8 @@ def write(connection: Connection, context: StepContext, day: Day) -> StepOutput:
     fixed = moves.fix_books(connection, context.close_date, context.epoch)
     verdicts = {
         gate: days.judge(connection, context.close_date, gate, context.epoch)
-        for gate in (DEBITS_EQUAL_CREDITS, FEE_CLEARING_SWEPT, MARKS_FRESH)
+        for gate in _GATES
+        if gate in context.policy.required_gates
     }
     facts = {"books_sha256": fixed.books_sha256, "verdicts": verdicts}
     return StepOutput(fixed.rows, fixed.books_sha256, facts, worst(verdicts))

@@ -56,6 +56,7 @@ _BY_STATE: dict[str, type[ComplineError]] = {
     "CL027": LedgerRefusedError,
     "CL028": LedgerRefusedError,
     "CL029": UncheckedError,
+    "CL035": UncheckedError,
     "23514": LedgerRefusedError,
     "40001": StaleEpochError,
     "57014": StepTimeoutError,

@@ -24,8 +24,12 @@ _PARTS: dict[str, str] = {
     "marks": "SELECT close_date, version, asset, trim_scale(price), source, close.iso_us(at) FROM market.mark_prices",
     "snapshots": "SELECT close_date, version, account, asset, encode(row_hash, 'hex')"
     " FROM close.user_balance_snapshots",
-    "volumes": "SELECT close_date, version, user_id, trim_scale(day_volume), trim_scale(volume)"
+    "volumes": "SELECT close_date, version, user_id, trim_scale(day_volume), trim_scale(volume), tier"
     " FROM positions.volume_30d",
+    "stakes": "SELECT close_date, version, user_id, asset, trim_scale(closing), stake_unit_us"
+    " FROM positions.staking_positions",
+    "rewards": "SELECT close_date, version, user_id, asset, trim_scale(amount) FROM ledger.reward_accruals",
+    "tiers": "SELECT user_id, tier FROM positions.user_tiers",
     "verdicts": "SELECT v.close_date, v.version, v.gate, v.scope, v.verdict FROM recon.verdicts v"
     " JOIN close.days y USING (close_date, version, books_sha256)",
     "breaks": "SELECT gate, subject, asset, first_date, last_date, trim_scale(difference), state FROM recon.breaks",

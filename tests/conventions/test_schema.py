@@ -15,7 +15,12 @@ from engine.money import text_of, to_units
 from tests.fixtures.books import BookUnderTest
 
 OURS = "n.nspname NOT IN ('pg_catalog', 'information_schema', 'public') AND n.nspname !~ '^pg_'"
-COUNTS = {("exchange.markets", "base_units_per_lot"), ("exchange.markets", "quote_units_per_tick_lot")}
+COUNTS = {
+    ("exchange.markets", "base_units_per_lot"),
+    ("exchange.markets", "quote_units_per_tick_lot"),
+    ("ledger.rewards_pots", "stake_unit_us"),
+    ("positions.staking_positions", "stake_unit_us"),
+}
 """Whole numbers of smallest units beyond bigint: no amounts."""
 
 

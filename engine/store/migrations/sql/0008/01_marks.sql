@@ -45,5 +45,19 @@ BEGIN
     RETURN NULL;
 END $$;
 
-REVOKE EXECUTE ON FUNCTION market.tick_at(text, timestamptz, bigint, text), market.mark_at(text, timestamptz, bigint) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION market.tick_at(text, timestamptz, bigint, text), market.mark_at(text, timestamptz, bigint) TO compline_app;
+-- The same, where there must be one: what cannot be converted stops the caller by name.
+CREATE FUNCTION market.require_mark(asset text, at timestamptz, seq bigint DEFAULT NULL) RETURNS numeric
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE price numeric := market.mark_at(asset, at, seq);
+BEGIN
+    IF price IS NULL THEN
+        PERFORM close.refuse('CL035', format('%s has no fresh price at %s (sequence %s)', asset, close.iso_us(at), coalesce(seq::text, 'any')),
+            'nothing is converted at zero: see docs/runbooks/marks_fresh.md');
+    END IF;
+    RETURN price;
+END $$;
+
+REVOKE EXECUTE ON FUNCTION market.tick_at(text, timestamptz, bigint, text), market.mark_at(text, timestamptz, bigint),
+    market.require_mark(text, timestamptz, bigint) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION market.tick_at(text, timestamptz, bigint, text), market.mark_at(text, timestamptz, bigint),
+    market.require_mark(text, timestamptz, bigint) TO compline_app;
