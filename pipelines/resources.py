@@ -92,6 +92,7 @@ class CloseSession:
             load_keys=lambda: load_keys(self.settings, opened.card),
             now=clock.now(),
             recapture=self.recapture,
+            tree_kernel=self.settings.tree_kernel,
         )
 
     def release(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import Literal
 
 import pydantic
 from pydantic import Field, SecretStr
@@ -42,6 +43,7 @@ class Settings(BaseSettings):
         nats_port: forces the embedded NATS server's port (COMPLINE_NATS_PORT).
         alert_urls: where alerts go, one Apprise URL a line (COMPLINE_ALERT_URLS).
         heartbeat_url: an http(s) URL outside that pages when it is not called any more (COMPLINE_HEARTBEAT_URL).
+        tree_kernel: who builds liability trees, all with the same bytes (COMPLINE_TREE_KERNEL).
     """
 
     model_config = SettingsConfigDict(
@@ -63,6 +65,9 @@ class Settings(BaseSettings):
     nats_port: int | None = Field(default=None, ge=1, le=65535, validation_alias="COMPLINE_NATS_PORT")
     alert_urls: SecretStr | None = Field(default=None, validation_alias="COMPLINE_ALERT_URLS")
     heartbeat_url: SecretStr | None = Field(default=None, validation_alias="COMPLINE_HEARTBEAT_URL")
+    tree_kernel: Literal["auto", "libcrypto", "numba", "hashlib"] = Field(
+        default="auto", validation_alias="COMPLINE_TREE_KERNEL"
+    )
 
     @pydantic.field_validator("home")
     @classmethod

@@ -158,11 +158,13 @@ class ArenaFiles:
         return cls(folder, draft)
 
     def array(self, name: str, kind: np.dtype[Any], length: int) -> npt.NDArray[Any]:
-        """A writable array of a file."""
+        """A writable array of a file; its room on the disk is taken first, as a full disk would kill a mapped write."""
+        with open(self.draft / name, "wb") as file:
+            if length:
+                os.posix_fallocate(file.fileno(), 0, length * kind.itemsize)
         if not length:
-            (self.draft / name).touch()
             return np.empty(0, kind)
-        return np.memmap(self.draft / name, kind, "w+", shape=(length,))
+        return np.memmap(self.draft / name, kind, "r+", shape=(length,))
 
     def finish(self, entry: AssetEntry, *, ctx: bytes, chunks: int, accounts: int) -> None:
         """Put the tree in its place; one that was there is replaced."""

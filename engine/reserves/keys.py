@@ -137,13 +137,18 @@ class KeyRing:
     Args:
         keys: the master key.
         exchange: the exchange's name, as in the header.
+
+    Attributes:
+        user_info: what users' keys are expanded with, before the account's name.
+        user_prk: the extracted key that users' keys are expanded from; secret.
     """
 
     def __init__(self, keys: ReserveKeys, exchange: str) -> None:
         self.exchange = check_exchange(exchange, where="key ring")
         self.key_epoch = keys.key_epoch
-        self._user_info = exchange.encode("ascii") + b"\0" + u32(keys.key_epoch)
-        self._user_prk = keyed_hmac(hmac_sha256(_USER_KEY_SALT, keys.master))
+        self.user_info = exchange.encode("ascii") + b"\0" + u32(keys.key_epoch)
+        self.user_prk = hmac_sha256(_USER_KEY_SALT, keys.master)
+        self._user_hmac = keyed_hmac(self.user_prk)
         self._split_prk = hmac_sha256(_SPLIT_SALT, keys.master)
         self._shuffle_prk = hmac_sha256(_SHUFFLE_SALT, keys.master)
         self._pad_prk = hmac_sha256(_PAD_SALT, keys.master)
@@ -154,7 +159,7 @@ class KeyRing:
         key = self._user_keys.get(account)
         if key is None:
             check_account(account, where="user key")
-            key = self._user_prk(self._user_info + account.encode("ascii") + b"\x01")
+            key = self._user_hmac(self.user_info + account.encode("ascii") + b"\x01")
             self._user_keys[account] = key
         return key
 

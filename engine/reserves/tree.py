@@ -116,6 +116,20 @@ def tree_height(leaves: int, heights: Sequence[int]) -> int:
     )
 
 
+def check_total(asset: str, total: int, control_total: int) -> None:
+    """Refuse balances that are not what the ledger owes.
+
+    Raises:
+        ControlTotalError: they add up to something else.
+    """
+    if total != control_total:
+        raise ControlTotalError(
+            f"{asset}: the balances add up to {total}, the ledger's control total is {control_total}",
+            rule="each tree's total equals the ledger's control total of class customer",
+            next_step="compare the balance snapshots with ledger.control_totals; nothing was built",
+        )
+
+
 def build_asset_tree(
     asset: str,
     decimals: int,
@@ -148,12 +162,7 @@ def build_asset_tree(
     check_integer(decimals, 0, MAX_DECIMALS, where=f"{asset}: decimals")
     leaves = live_leaves(balances, asset=asset, ctx=ctx, ring=ring, chunks=policy.chunks)
     total = check_amount(sum(leaf.amount for leaf in leaves), where=f"{asset}: total")
-    if total != control_total:
-        raise ControlTotalError(
-            f"{asset}: the balances add up to {total}, the ledger's control total is {control_total}",
-            rule="each tree's total equals the ledger's control total of class customer",
-            next_step="compare the balance snapshots with ledger.control_totals; nothing was built",
-        )
+    check_total(asset, total, control_total)
     height = tree_height(len(leaves), policy.heights)
     placed = place_leaves(leaves, height=height, asset=asset, ctx=ctx, ring=ring)
     pairs = zip(placed.tags, placed.amounts, strict=True)

@@ -37,6 +37,7 @@ class StepContext:
         load_keys: reads the keys of manifest, checkpoint and leaves; called by the steps that need them.
         now: the instant the run started, UTC.
         recapture: read captures again although their inputs look unchanged.
+        tree_kernel: who builds liability trees (`auto`, `libcrypto`, `numba` or `hashlib`); all give the same bytes.
     """
 
     url: str
@@ -50,6 +51,7 @@ class StepContext:
     load_keys: Callable[[], KeySet]
     now: datetime
     recapture: bool = False
+    tree_kernel: str = "auto"
 
 
 @dataclass(frozen=True)
