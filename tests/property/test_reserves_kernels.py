@@ -18,8 +18,9 @@ from engine.errors import ConfigError, UncheckedError
 from engine.money import MAX_UNITS
 from engine.reserves import build as building
 from engine.reserves.arena import TreeArena, folder_of
-from engine.reserves.build import ArenaBuilder, TreeKernel, blocks_of, build_trees, ordered, read_block
+from engine.reserves.build import ArenaBuilder, TreeKernel, build_trees, ordered
 from engine.reserves.fields import u64
+from engine.reserves.holdings import blocks_of, read_block
 from engine.reserves.kernels import leaves as leaf_kernels
 from engine.reserves.kernels import sha256 as sha_kernels
 from engine.reserves.kernels.sha256 import BlockFunction, block_address, new_scratch
