@@ -14,6 +14,7 @@ from engine.exchange.journal import journal_path
 from engine.exchange.sequencer import open_exchange
 from engine.steps import genesis
 from engine.steps.context import Inputs, Step, StepContext, StepOutput
+from engine.steps.requested import journal_requests
 from engine.steps.settling import settle
 from engine.store import days, moves
 from engine.store.connect import Connection
@@ -52,7 +53,7 @@ def check_date(connection: Connection, context: StepContext) -> None:
 
 
 def prepare(connection: Connection, context: StepContext) -> None:
-    """Journal the cut-off where the exchange has not, and settle up to it."""
+    """Journal the cut-off where the exchange has not, settle up to it, and journal what the database asked for."""
     check_date(connection, context)
     day = days.read(connection, context.close_date)
     connection.rollback()
@@ -62,6 +63,14 @@ def prepare(connection: Connection, context: StepContext) -> None:
     barrier = _barrier(context)
     genesis.ensure_sealed(connection, context)
     settle(connection, context.journal_dir, barrier.seq)
+    # After the cut-off: what was asked for belongs to the next open day.
+    journal_requests(
+        connection,
+        context.journal_dir,
+        first_day=context.book.first_day,
+        cutoff_rule=context.policy.cutoff_rule,
+        now=context.now,
+    )
 
 
 def _require_journal(context: StepContext) -> None:

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 from typing import Any
 
 import psycopg
 import pytest
 
+from engine.exchange import commands as cmd
+from engine.exchange import history
+from engine.exchange.journal import JournalReader, journal_path
+from engine.exchange.live import mark_live
+from engine.exchange.requests import identity_of
+from engine.exchange.sequencer import open_exchange
+from engine.steps import requested
 from tests.fixtures.books import BookUnderTest, MakeBook
 
 SUSPEND = {"user_id": 1, "state": "suspended", "holds": ["break"]}
@@ -101,3 +109,126 @@ def test_request_is_asked_once_answered_once_and_never_deleted(make_book: MakeBo
 def test_application_cannot_ask_by_itself(sealed_book: BookUnderTest) -> None:
     with sealed_book.app() as app, pytest.raises(psycopg.errors.InsufficientPrivilege):
         request(app, "k1", "set_account", SUSPEND)
+
+
+# Where no service runs, the cut-off of a close journals what was asked for.
+
+
+def commands(book: BookUnderTest) -> list[tuple[tuple[str, str] | None, cmd.Command]]:
+    with JournalReader(journal_path(book.opened.files.journal_dir)) as reader:
+        return [(identity_of(record.command), record.command) for record in reader.records()]
+
+
+def journalled(book: BookUnderTest, key: str) -> list[cmd.Command]:
+    return [command for identity, command in commands(book) if identity is not None and identity[1] == key]
+
+
+def ask_for_everything(book: BookUnderTest) -> list[str]:
+    """One request of each outcome; keys in the order of asking."""
+    asked: list[tuple[str, str, dict[str, Any]]] = [
+        ("s1", "set_account", SUSPEND),
+        ("c1", "cancel_all", {"user_id": 1}),
+        ("t1", "set_tiers", {"tier": 3, "maker_rate_ppm": 10, "taker_rate_ppm": 40}),
+        ("t2", "set_account_tier", {"user_id": 2, "tier": 3}),
+        ("p1", "set_reference", {"market": "BTC-USDT", "price": "60000.123456789", "at": "2030-01-01T00:00:00Z"}),
+        ("o1", "open_account", {"user_id": 7001, "account": "late-comer"}),
+        ("x1", "set_account", {**SUSPEND, "user_id": 999_999}),
+        ("x2", "set_tiers", {"tier": 4, "maker_rate_ppm": 90, "taker_rate_ppm": 40}),
+        ("x3", "reward", {"user_id": 2, "asset": "NOSUCH", "amount": "1"}),
+        ("x4", "reward", {"user_id": 2, "asset": "USDT", "amount": "0.000000000000000001"}),
+        ("x5", "deposit_reversed", {"user_id": 2, "asset": "USDT", "amount": "1", "reference": "no-such-tx"}),
+        ("x6", "cancel_all", {"user_id": 2, "market": "NO-SUCH"}),
+    ]
+    with book.admin() as owner:
+        for key, kind, payload in asked:
+            request(owner, key, kind, payload)
+    return [key for key, _, _ in asked]
+
+
+OUTCOMES = {
+    "x1": "unknown_account",
+    "x2": "invalid_configuration",
+    "x3": "unknown_asset",
+    "x4": "invalid_request",
+    "x5": "unknown_deposit",
+    "x6": "unknown_market",
+}
+
+
+def test_close_journals_requests_once_in_order_into_the_open_day_at_the_books_own_time(book: BookUnderTest) -> None:
+    directory = book.opened.files.journal_dir
+    cuts = history.cut_offs(directory)
+    before = len(commands(book))
+    keys = ask_for_everything(book)
+    assert book.close(book.days[0])[-1].step == "evidence_packs"
+    said = {key: (outcome, seq) for key, _, _, outcome, seq in rows(book)}
+    assert {key: said[key][0] for key in keys} == {key: OUTCOMES.get(key, "accepted") for key in keys}
+    seqs = [said[key][1] for key in keys if key != "x4"]
+    assert said["x4"][1] is None
+    assert seqs == list(range(before + 1, before + len(seqs) + 1))
+    # A demo's days lie behind: at the clock's time these requests would have cut off every day since.
+    assert history.cut_offs(directory) == cuts
+    engine = history.state_at(directory, before + len(seqs))
+    assert engine.registry.accounts[1].state == cmd.AccountState.SUSPENDED
+    assert not engine.registry.accounts[1].may_trade
+    assert engine.state.rates(2) == (10, 40)
+    assert engine.registry.accounts[7001].name == "late-comer"
+    assert book.value("SELECT count(*) FROM exchange.user_tiers WHERE user_id = 2 AND tier = 3") == 1
+    # An old day closed again leaves what was asked for since to the next open day.
+    with book.admin() as owner:
+        request(owner, "later", "cancel_all", {"user_id": 3})
+    assert all(result.unchanged for result in book.close(book.days[0])[:1])
+    assert journalled(book, "later") == []
+    book.close(book.days[1])
+    assert len(journalled(book, "later")) == 1
+    assert [len(journalled(book, key)) for key in keys if key not in ("o1", "x4", "x5")] == [1] * (len(keys) - 3)
+
+
+@pytest.mark.parametrize("killed_at", ["before the journal", "before the answers"])
+def test_close_that_dies_while_it_journals_requests_journals_each_once(
+    book: BookUnderTest, monkeypatch: pytest.MonkeyPatch, killed_at: str
+) -> None:
+    directory = book.opened.files.journal_dir
+    keys = ask_for_everything(book)
+
+    class Killed(BaseException):
+        pass
+
+    real, calls = requested.settle, 0
+
+    def settle(*args: Any, **more: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == (1 if killed_at == "before the journal" else 2):
+            raise Killed
+        return real(*args, **more)
+
+    monkeypatch.setattr(requested, "settle", settle)
+    with book.closing(book.days[0]) as context, book.app(autocommit=False) as connection:
+        drain = {"first_day": context.book.first_day, "cutoff_rule": context.policy.cutoff_rule, "now": context.now}
+        with pytest.raises(Killed):
+            requested.journal_requests(connection, directory, **drain)
+        connection.rollback()
+        assert {outcome for _, _, _, outcome, _ in rows(book)} <= {None, "invalid_request"}
+        left = {"before the journal": len(keys), "before the answers": 0}[killed_at]
+        assert requested.journal_requests(connection, directory, **drain) == left
+        assert requested.journal_requests(connection, directory, **drain) == 0
+    assert {key: outcome for key, _, _, outcome, _ in rows(book)} == {k: OUTCOMES.get(k, "accepted") for k in keys}
+    assert len(journalled(book, "s1")) == len(journalled(book, "x1")) == len(journalled(book, "no-such-tx")) == 1
+
+
+def test_request_of_a_served_book_gets_the_clocks_time_and_a_held_journal_is_left_alone(book: BookUnderTest) -> None:
+    directory = book.opened.files.journal_dir
+    with book.admin() as owner:
+        request(owner, "k1", "cancel_all", {"user_id": 1})
+    with book.closing(book.days[0]) as context, book.app(autocommit=False) as connection:
+        cuts = history.cut_offs(directory)
+        drain: dict[str, Any] = {"first_day": context.book.first_day, "cutoff_rule": context.policy.cutoff_rule}
+        with open_exchange(directory, **drain):
+            assert requested.journal_requests(connection, directory, **drain, now=context.now) == 0
+        mark_live(directory)
+        later = context.policy.cutoff_rule.instant(cuts[-1].close_date + timedelta(days=3))
+        assert requested.journal_requests(connection, directory, **drain, now=later) == 1
+    assert len(history.cut_offs(directory)) == len(cuts) + 3
+    with JournalReader(journal_path(directory)) as reader:
+        assert reader.tail().seq == book.value("SELECT engine_seq FROM exchange.command_requests")
