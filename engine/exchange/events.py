@@ -41,6 +41,8 @@ class TransferKind(IntEnum):
     """An approved correction; its units may be negative."""
     DEPOSIT_REVERSED = 10
     """A deposit that is gone: available -> outside, and what is not available -> a debt of the account."""
+    DEPOSIT_UNALLOCATED = 11
+    """Coins that arrived for an account whose state receives nothing: the house holds them, no balance moves."""
 
 
 class RejectReason(IntEnum):

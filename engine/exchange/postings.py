@@ -31,6 +31,7 @@ _TRANSFER_KINDS = {
     TransferKind.OPENING: "opening_balance",
     TransferKind.DEPOSIT: "deposit",
     TransferKind.DEPOSIT_REVERSED: "deposit_reversed",
+    TransferKind.DEPOSIT_UNALLOCATED: "deposit",
     TransferKind.WITHDRAWAL: "withdrawal",
     TransferKind.WITHDRAWAL_CONFIRMED: "withdrawal_confirmed",
     TransferKind.WITHDRAWAL_FAILED: "withdrawal_failed",
@@ -104,6 +105,7 @@ def _of_transfer(transfer: Transfer, registry: Registry) -> Journal:
     receives, gives = {
         TransferKind.OPENING: (account, OPENING_EQUITY),
         TransferKind.DEPOSIT: (account, wallet),
+        TransferKind.DEPOSIT_UNALLOCATED: (DEPOSITS_UNALLOCATED, wallet),
         TransferKind.WITHDRAWAL: (transit, account),
         TransferKind.WITHDRAWAL_CONFIRMED: (wallet, transit),
         TransferKind.WITHDRAWAL_FAILED: (account, transit),

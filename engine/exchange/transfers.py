@@ -60,6 +60,10 @@ def transfer(state: EngineState, record: JournalRecord, command: cmd.TransferCom
     kind = KINDS[type(command)]
     key = UsedKey(record.seq, command.account, command.asset, command.units)
     reason = _refusal(state, kind, command, key)
+    if reason == RejectReason.ACCOUNT_MAY_NOT_RECEIVE and kind == TransferKind.DEPOSIT:
+        # The coins are there, whatever the account's state: refusing them would leave them in no book.
+        state.transfers[TransferKind.DEPOSIT_UNALLOCATED, command.reference] = key
+        return [_transferred(state, record, TransferKind.DEPOSIT_UNALLOCATED, command)]
     if reason is not None:
         return [Rejected(record.seq, reason, command.account)]
     row = state.row(command.account, command.asset)
@@ -132,6 +136,8 @@ def _refusal(state: EngineState, kind: TransferKind, command: cmd.TransferComman
     if command.asset not in state.registry.assets:
         return RejectReason.UNKNOWN_ASSET
     known = state.transfers.get((kind, command.reference))
+    if known is None and kind == TransferKind.DEPOSIT:
+        known = state.transfers.get((TransferKind.DEPOSIT_UNALLOCATED, command.reference))
     if known is not None:
         return key.refusal(known)
     if command.units <= 0 and (kind != TransferKind.ADJUST or command.units == 0):

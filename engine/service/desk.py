@@ -13,7 +13,17 @@ from typing import Any
 
 from engine.clock import from_us, iso_us
 from engine.exchange import commands as cmd
-from engine.exchange.events import Event, OrderAccepted, OrderCancelled, Rejected, RejectReason, Side, Trade
+from engine.exchange.events import (
+    Event,
+    OrderAccepted,
+    OrderCancelled,
+    Rejected,
+    RejectReason,
+    Side,
+    Trade,
+    Transfer,
+    TransferKind,
+)
 from engine.exchange.sequencer import Sequencer
 from engine.exchange.state import Market
 from engine.service.messages import (
@@ -188,7 +198,10 @@ class Desk:
             kind(account, asset.asset if asset is not None else 0, units, request.reference), at_us
         )
         rejected = _rejection(events)
-        return {"success": True} if rejected is None else {"success": False, "error": _error(rejected)}
+        if rejected is not None:
+            return {"success": False, "error": _error(rejected)}
+        held = any(isinstance(e, Transfer) and e.kind == TransferKind.DEPOSIT_UNALLOCATED for e in events)
+        return {"success": True, "unallocated": True} if held else {"success": True}
 
 
 def balance_text(scales: Scales, account: int, asset: int, row: list[int] | None) -> dict[str, str]:

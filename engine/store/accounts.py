@@ -173,9 +173,14 @@ def owed(connection: psycopg.Connection) -> list[dict[str, Any]]:
     )
 
 
-def first_deposits(connection: psycopg.Connection, user_ids: Sequence[int]) -> int:
-    """Make approved accounts active whose first deposit has just been posted; returns how many."""
-    return _one(connection, "SELECT accounts.first_deposits(%s)", sorted(set(user_ids)))
+def unallocated(connection: psycopg.Connection) -> list[dict[str, Any]]:
+    """Deposits that were for accounts whose state receives nothing, and the adjustments that gave them to someone."""
+    return _rows(
+        connection,
+        "SELECT d.reference, u.account, d.asset, d.amount, d.engine_seq, d.state, d.noted_at, a.adjustment_id, a.status"
+        " FROM accounts.unallocated_deposits d JOIN accounts.users u USING (user_id)"
+        " LEFT JOIN accounts.adjustments a ON a.ticket = d.reference ORDER BY d.engine_seq",
+    )
 
 
 def reactivate_cleared(connection: psycopg.Connection, actor: str) -> list[tuple[int, int]]:

@@ -32,6 +32,7 @@ from engine.exchange.state import Registry
 from engine.ledger.journal import Journal, check_balanced
 from engine.store import adjustments, postings
 from engine.store import settlement_rows as rows_of
+from engine.store.account_deposits import settle_deposits
 from engine.store.command_requests import Asked, asked_by, settle_commands
 from engine.store.settlement_arrays import NO_PAIR, arrays_of, ids_of
 
@@ -90,6 +91,7 @@ class Settler:
         self._register(connection, fresh)
         self._open_days(connection, fresh)
         done = self._post(connection, fresh)
+        settle_deposits(connection, fresh, self.registry)
         settle_commands(connection, fresh)
         done.last_seq = fresh[-1].engine_seq
         connection.execute(

@@ -20,6 +20,7 @@ from engine.exchange.events import (
     Side,
     Trade,
     Transfer,
+    TransferKind,
 )
 from engine.exchange.postings import journal_of
 from engine.exchange.sequencer import Sequencer
@@ -290,7 +291,16 @@ def test_account_that_may_not_trade_can_still_cancel_and_its_holds_keep_withdraw
     conflict = cmd.SetAccount(1, cmd.AccountState.BANNED, False, False, cmd.Hold.NONE, "s2")
     assert reason_of(exchange.send(conflict)) == R.REFERENCE_CONFLICT
     exchange.send(cmd.SetAccount(1, cmd.AccountState.BANNED, False, False, cmd.Hold.NONE, "s3"))
-    assert reason_of(exchange.send(cmd.Deposit(1, USDT, 5, "late"))) == R.ACCOUNT_MAY_NOT_RECEIVE
+    before = exchange.engine.balance(1, USDT)
+    late = exchange.send(cmd.Deposit(1, USDT, 5, "late"))[0]
+    assert isinstance(late, Transfer)
+    assert late.kind == TransferKind.DEPOSIT_UNALLOCATED
+    assert exchange.engine.balance(1, USDT) == before
+    exchange.engine.check_conservation()
+    assert reason_of(exchange.send(cmd.Deposit(1, USDT, 5, "late"))) == R.DUPLICATE_REFERENCE
+    assert reason_of(exchange.send(cmd.Deposit(1, USDT, 6, "late"))) == R.REFERENCE_CONFLICT
+    assert reason_of(exchange.send(cmd.DepositReversed(1, USDT, 5, "late"))) == R.UNKNOWN_DEPOSIT
+    assert reason_of(exchange.send(cmd.Reward(1, USDT, 5, "late"))) == R.ACCOUNT_MAY_NOT_RECEIVE
     wrong = cmd.SetAccount(2, cmd.AccountState.SUSPENDED, True, False, cmd.Hold.NONE, "s4")
     assert reason_of(exchange.send(wrong)) == R.INVALID_CONFIGURATION
 

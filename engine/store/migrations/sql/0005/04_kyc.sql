@@ -110,6 +110,43 @@ BEGIN
     RETURN done;
 END $$;
 
+-- Coins that came for an account whose state receives nothing. They are the house's to keep for their owner; when the owner
+-- is found, an approved adjustment with the reference as its ticket gives them to an account.
+CREATE TABLE accounts.unallocated_deposits (
+    reference  text PRIMARY KEY,
+    user_id    bigint NOT NULL REFERENCES accounts.users,
+    asset      text NOT NULL REFERENCES exchange.assets,
+    amount     numeric(38, 18) NOT NULL CHECK (amount > 0 AND amount < 'NaN'),
+    engine_seq bigint NOT NULL,
+    state      text NOT NULL REFERENCES accounts.states,
+    noted_at   timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+COMMENT ON TABLE accounts.unallocated_deposits IS 'One row per deposit to an account whose state receives nothing: whom it was for; state is the account''s when it settled.';
+CREATE INDEX unallocated_deposits_of ON accounts.unallocated_deposits (user_id);
+CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON accounts.unallocated_deposits
+    FOR EACH STATEMENT EXECUTE FUNCTION close.append_only();
+
+CREATE FUNCTION accounts.note_unallocated(refs text[], who bigint[], assets text[], amounts numeric[], seqs bigint[]) RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    bad text;
+    done bigint;
+BEGIN
+    SELECT n.ref INTO bad FROM unnest(refs, assets, amounts, seqs) AS n (ref, asset, amount, seq)
+    WHERE NOT EXISTS (SELECT FROM ledger.journals j JOIN ledger.ledger_entries e USING (posting_no, close_date)
+        JOIN ledger.accounts a USING (account_id)
+        WHERE j.kind = 'deposit' AND j.reference_type = 'deposit' AND j.reference_id = n.ref AND j.engine_seq = n.seq
+            AND a.account = 'deposits_unallocated' AND e.asset = n.asset AND e.amount = n.amount) LIMIT 1;
+    IF FOUND THEN
+        PERFORM close.refuse('CL005', format('deposit %s has no journal to deposits_unallocated', bad), 'settlement notes what it posts');
+    END IF;
+    INSERT INTO accounts.unallocated_deposits (reference, user_id, asset, amount, engine_seq, state)
+    SELECT n.ref, n.who, n.asset, n.amount, n.seq, u.state FROM unnest(refs, who, assets, amounts, seqs) AS n (ref, who, asset, amount, seq)
+    JOIN accounts.users u ON u.user_id = n.who ON CONFLICT (reference) DO NOTHING;
+    GET DIAGNOSTICS done = ROW_COUNT;
+    RETURN done;
+END $$;
+
 CREATE TABLE accounts.closures (
     closure_id   bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     user_id      bigint NOT NULL REFERENCES accounts.users,

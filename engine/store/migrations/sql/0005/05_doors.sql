@@ -183,7 +183,8 @@ GRANT EXECUTE ON FUNCTION
     accounts.require_may_withdraw(bigint), accounts.open_hold(bigint, text, text, text, text, text),
     accounts.release_hold(bigint, text, text, text), accounts.sweep_obligations(), accounts.acknowledge(text, text),
     accounts.take_kyc_event(text, text, bigint, text, timestamptz, text, text), accounts.reactivate_cleared(text),
-    accounts.first_deposits(bigint[]), accounts.request_closure(bigint, text, boolean), accounts.reverse_closure(bigint, text, text),
+    accounts.first_deposits(bigint[]), accounts.note_unallocated(text[], bigint[], text[], numeric[], bigint[]),
+    accounts.request_closure(bigint, text, boolean), accounts.reverse_closure(bigint, text, text),
     accounts.left_over(bigint), accounts.finish_closures(text), accounts.onboard(text, bigint), accounts.opening_state(),
     accounts.policy_text(text, text)
     TO compline_app;
