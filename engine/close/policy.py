@@ -14,6 +14,8 @@ from engine.clock import CutOffRule
 from engine.errors import ConfigError
 from engine.fees.tiers import schedule_of
 from engine.market.index import IndexRule
+from engine.screening.lists import ListSpec
+from engine.screening.names import HIGHEST, LOWEST
 from engine.staking.rule import StakingRule
 
 DEBITS_EQUAL_CREDITS = "debits_equal_credits"
@@ -49,6 +51,11 @@ class Policy:
         tree_heights: heights that a tree may have, ascending.
         step_timeout_s: hard limit of one step, in seconds.
         lease_ttl_s: how long a closer that stopped renewing keeps its lease, in seconds.
+        screening_lists: sanctions lists, each `NAME:FORMAT`, that users are screened against; none: only the file
+            `sanctions.txt` of account names in the book's folder, where there is one.
+        screening_threshold: from which score on two names match, whole per cent.
+        screening_action: what a hit does where the matrix of transitions allows it: `suspend` or `restrict`.
+        screening_list_max_age_s: how far from the cut-off the stored reading of a list may lie, in seconds.
         personal_logins: whether people have database logins of their own, under which alone they may act.
         seal_deadline_s: how long a date may stay unsealed after its cut-off, or its reopening, in seconds.
         break_stuck_days: how many days a break may stay open before its owner is reminded.
@@ -77,6 +84,10 @@ class Policy:
     tree_heights: tuple[int, ...] = (10, 16, 20, 22, 24, 26)
     step_timeout_s: int = 1800
     lease_ttl_s: int = 30
+    screening_lists: tuple[str, ...] = ()
+    screening_threshold: int = 88
+    screening_action: str = "suspend"
+    screening_list_max_age_s: int = 172_800
     personal_logins: bool = False
     seal_deadline_s: int = 21_600
     break_stuck_days: int = 3
@@ -96,6 +107,7 @@ class Policy:
 
     def __post_init__(self) -> None:
         CutOffRule.parse(self.cutoff)
+        lists = [ListSpec.parse(text).name for text in self.screening_lists]
         problems = [
             name
             for name, fine in (
@@ -105,6 +117,10 @@ class Policy:
                 ("chunks", 1 <= self.chunks <= 16),
                 ("tree_heights", list(self.tree_heights) == sorted(set(self.tree_heights)) and self.tree_heights != ()),
                 ("step_timeout_s", 0 < self.step_timeout_s <= 86_400),
+                ("screening_lists", len(set(lists)) == len(lists)),
+                ("screening_threshold", LOWEST <= self.screening_threshold <= HIGHEST),
+                ("screening_action", self.screening_action in ("suspend", "restrict")),
+                ("screening_list_max_age_s", self.screening_list_max_age_s > 0),
                 ("lease_ttl_s", 1 <= self.lease_ttl_s <= 3600),
                 ("seal_deadline_s", 0 < self.seal_deadline_s <= 604_800),
                 ("break_stuck_days", 0 < self.break_stuck_days <= 365),
