@@ -14,9 +14,9 @@ from engine.reserves.fields import FormatError, check_account, check_integer, u3
 from engine.reserves.keys import hkdf, hmac_sha256, keyed_hmac
 
 SIZE_STEP = 4096
-_FILE_SALT = hashlib.sha256(b"por/v1/file").digest()
-_FILE_LABEL = b"por/v1/file\0"
-_LOCATOR_LABEL = b"por/v1/locator"
+FILE_SALT = hashlib.sha256(b"por/v1/file").digest()
+FILE_LABEL = b"por/v1/file\0"
+LOCATOR_LABEL = b"por/v1/locator"
 _HEAD = 32
 _TAG = 32
 
@@ -37,7 +37,7 @@ def record_size(longest: int) -> int:
 
 
 def _file_keys(user_key: bytes, ctx: bytes) -> tuple[bytes, bytes]:
-    both = hkdf(user_key, _FILE_SALT, ctx, 64)
+    both = hkdf(user_key, FILE_SALT, ctx, 64)
     return both[:32], both[32:]
 
 
@@ -67,8 +67,8 @@ def seal_record(user_key: bytes, ctx: bytes, plaintext: bytes, size: int) -> byt
     plain = (u32(len(plaintext)) + plaintext).ljust(size, b"\0")
     nonce = hmac_sha256(mac, plain)[:16]
     cipher = (int.from_bytes(plain, "big") ^ _stream(enc, nonce, size)).to_bytes(size, "big")
-    locator = hmac_sha256(mac, _LOCATOR_LABEL)[:16]
-    return locator + nonce + cipher + hmac_sha256(mac, _FILE_LABEL + locator + nonce + cipher)
+    locator = hmac_sha256(mac, LOCATOR_LABEL)[:16]
+    return locator + nonce + cipher + hmac_sha256(mac, FILE_LABEL + locator + nonce + cipher)
 
 
 def open_record(user_key: bytes, ctx: bytes, record: bytes) -> bytes:
@@ -82,7 +82,7 @@ def open_record(user_key: bytes, ctx: bytes, record: bytes) -> bytes:
         raise ShardError(f"a record of {len(record)} bytes", rule="64 bytes more than a multiple of 4096")
     enc, mac = _file_keys(user_key, ctx)
     body, tag = record[:-_TAG], record[-_TAG:]
-    if not hmac.compare_digest(hmac_sha256(mac, _FILE_LABEL + body), tag):
+    if not hmac.compare_digest(hmac_sha256(mac, FILE_LABEL + body), tag):
         raise ShardError("the record is not this user's of this day, or was changed", rule="its tag holds")
     nonce, cipher = body[16:_HEAD], body[_HEAD:]
     plain = (int.from_bytes(cipher, "big") ^ _stream(enc, nonce, size)).to_bytes(size, "big")
@@ -121,7 +121,7 @@ def find_record(shard: bytes, size: int, user_key: bytes, ctx: bytes) -> bytes |
     step = size + _HEAD + _TAG
     if size <= 0 or size % SIZE_STEP or len(shard) % step:
         raise ShardError(f"a shard of {len(shard)} bytes for records of {size}", rule="a shard is whole records")
-    locator = hmac_sha256(_file_keys(user_key, ctx)[1], _LOCATOR_LABEL)[:16]
+    locator = hmac_sha256(_file_keys(user_key, ctx)[1], LOCATOR_LABEL)[:16]
     for start in range(0, len(shard), step):
         if shard[start : start + 16] == locator:
             return shard[start : start + step]

@@ -61,6 +61,26 @@ class AssetTree:
     positions: dict[tuple[str, int], int]
     levels: list[Level]
 
+    def indices(self, account: str) -> list[int]:
+        """The leaves of an account, one a chunk; none where it has none in this tree."""
+        if (account, 0) not in self.positions:
+            return []
+        return [self.positions[account, chunk] for chunk in range(self.chunks)]
+
+    def leaf(self, index: int) -> tuple[bytes, int]:
+        """Digest and amount of a leaf.
+
+        Raises:
+            FormatError: the tree was built without levels.
+        """
+        if not self.levels:
+            raise FormatError(f"the {self.entry.asset} tree was built without levels", next_step="keep its levels")
+        return self.levels[0][index]
+
+    def path(self, index: int) -> Level:
+        """The siblings of a leaf from the bottom up, as a proof file lists them."""
+        return sum_path(self.levels, index)
+
 
 def node_digest(height: int, left: tuple[bytes, int], right: tuple[bytes, int]) -> bytes:
     """The digest of a node `height` levels above the leaves: 98 bytes hashed."""

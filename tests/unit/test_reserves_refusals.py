@@ -496,7 +496,7 @@ def test_proofs_are_refused_for_unknown_accounts_other_days_and_trees_without_le
 def test_proof_of_another_rings_keys_is_refused():
     tree, signed, log = _sealed()
     ring = KeyRing(derive_demo_keys(2).reserve, "unit.exchange")
-    with pytest.raises(FormatError, match="does not end at the root"):
+    with pytest.raises(FormatError, match="the leaf is not this account's"):
         build_proof("a", ring=ring, trees=[tree], signed=signed, log=log)
 
 
