@@ -161,7 +161,7 @@ def test_the_record_size_holds_the_largest_that_anyone_could_have(tmp_path, bala
 
 
 def test_trees_of_other_keys_are_refused_before_a_record_is_written(tmp_path, balances):
-    _, signed, log = _day(tmp_path / "trees", balances)
+    _, _, log = _day(tmp_path / "trees", balances)
     arenas = {asset: TreeArena.open(folder_of(tmp_path / "trees", asset)) for asset in balances}
     ring = KeyRing(derive_demo_keys(12).reserve, "null.example")
     writer = ShardWriter(arenas, ctx=HEADER.ctx, ring=ring, signature="", key_id="", log=log, digits=3)
