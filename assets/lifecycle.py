@@ -8,7 +8,7 @@ from __future__ import annotations
 import dagster as dg
 
 from assets.step_asset import step_asset
-from engine.steps import screening_hits
+from engine.steps import reactivations, screening_hits
 
 GROUP = "lifecycle"
 
@@ -30,5 +30,14 @@ def build(partitions: dg.PartitionsDefinition) -> list[dg.AssetsDefinition]:
                 ("hold_id", "bigint"),
             ],
             deps=[("recon", "engine_vs_ledger")],
-        )
+        ),
+        step_asset(
+            reactivations.STEP,
+            key=("accounts", "reactivations"),
+            group=GROUP,
+            description="One row of history per suspended user whom a new review cleared, and per closure that ended.",
+            partitions=partitions,
+            columns=[("user_id", "bigint"), ("version", "bigint"), ("to_state", "text")],
+            deps=[("accounts", "screening_hits")],
+        ),
     ]

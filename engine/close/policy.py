@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from engine.accounts.rule import AccountRule
 from engine.canonical import sha256_jcs
 from engine.clock import CutOffRule
 from engine.errors import ConfigError
@@ -72,6 +73,12 @@ class Policy:
         staking_payout_ppm: share of the pot that a day pays out.
         reward_cap: most that a day may pay out, in the staking asset; empty: no cap of this kind.
         reward_cap_ppm: most that a day may pay out, as a share of what is staked.
+        kyc_required: whether an account that the engine opens awaits its review; otherwise it is active at once.
+        obligation_deadline_s: within how many seconds a side effect of a transition must be acknowledged.
+        holds_opened_by_two: kinds of holds that two people open.
+        holds_released_by_two: kinds of holds that two people release, the first not the one who opened it.
+        closure_days: how many days a request to close an account can be taken back.
+        dust_value: what a closing account may give up per asset, in the reporting currency at the last closing mark.
         written: names of the fields that the policy was written down with; none: all of them. A policy of an
             earlier release keeps its text, and so its hash, when a later one adds a field with a default.
     """
@@ -103,6 +110,12 @@ class Policy:
     staking_payout_ppm: int = 1_000_000
     reward_cap: str = ""
     reward_cap_ppm: int = 1_000_000
+    kyc_required: bool = False
+    obligation_deadline_s: int = 60
+    holds_opened_by_two: tuple[str, ...] = ()
+    holds_released_by_two: tuple[str, ...] = ("break", "sanctions", "legal")
+    closure_days: int = 30
+    dust_value: str = "0"
     written: frozenset[str] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -131,6 +144,12 @@ class Policy:
         if problems:
             raise ConfigError(f"the policy's {', '.join(problems)} cannot be used", next_step="correct the policy file")
         schedule_of(self.fee_tiers)
+        AccountRule.of(
+            self.obligation_deadline_s,
+            (*self.holds_opened_by_two, *self.holds_released_by_two),
+            self.closure_days,
+            self.dust_value,
+        )
         IndexRule.of(
             self.mark_sources, self.index_venues, self.index_min_sources, self.index_band_ppm, self.index_max_age_s
         )

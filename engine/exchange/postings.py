@@ -44,7 +44,7 @@ _REFERENCE_TYPES = {TransferKind.ADJUST: "admin_adjustment"}
 """Where it is not the kind's name: the source documents call a correction by this one."""
 
 
-_PAID_BY = {"insurance": INSURANCE_FUND, "unallocated_deposit": DEPOSITS_UNALLOCATED}
+_PAID_BY = {"insurance": INSURANCE_FUND, "dust": INSURANCE_FUND, "unallocated_deposit": DEPOSITS_UNALLOCATED}
 """Reasons of adjustments that are not at the house's expense, and who bears them."""
 
 

@@ -14,9 +14,13 @@ from typing import Any
 import psycopg
 from psycopg.rows import dict_row
 
+from engine.accounts.matrix import Matrix, StateRow, TransitionRow
 from engine.clock import iso_us
 from engine.errors import InputError
 from engine.money import text_of
+
+LIFE = ("pending_kyc", "kyc_rejected", "kyc_approved", "active", "suspended", "restricted", "banned", "closed")
+"""The order in which states are shown."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,17 @@ def counts(connection: psycopg.Connection) -> dict[str, int]:
         " ORDER BY 1"
     )
     return {str(row[0]): int(row[1]) for row in rows}
+
+
+def matrix(connection: psycopg.Connection) -> Matrix:
+    """The states and the transitions between them, as the database enforces them."""
+    states = connection.execute("SELECT state, may_trade, may_withdraw, may_receive, meaning FROM accounts.states")
+    found = {str(row[0]): StateRow(*row) for row in states}
+    rows = connection.execute(
+        "SELECT from_state, to_state, authority, needs_reason, needs_second_approver FROM accounts.allowed_transitions"
+    )
+    order = [name for name in LIFE if name in found] + sorted(found.keys() - set(LIFE))
+    return Matrix([found[name] for name in order], [TransitionRow(*row) for row in rows])
 
 
 def details(connection: psycopg.Connection, user_id: int) -> dict[str, list[dict[str, Any]]]:
@@ -187,6 +202,20 @@ def reactivate_cleared(connection: psycopg.Connection, actor: str) -> list[tuple
     """Reactivate suspended users whose new review allows it; returns user and version of each."""
     rows = connection.execute("SELECT user_id, version FROM accounts.reactivate_cleared(%s)", (actor,))
     return [(int(row[0]), int(row[1])) for row in rows]
+
+
+def due_at_close(connection: psycopg.Connection) -> dict[str, list[int]]:
+    """Suspended users with a newer approval, and users whose closure is due."""
+    cleared = connection.execute(
+        "SELECT u.user_id FROM accounts.users u JOIN accounts.account_state_transitions t"
+        " ON t.user_id = u.user_id AND t.version = u.version WHERE u.state = 'suspended' AND EXISTS (SELECT FROM"
+        " accounts.kyc_events k WHERE k.user_id = u.user_id AND k.outcome = 'approved' AND k.event_at > t.recorded_at)"
+        " ORDER BY 1"
+    ).fetchall()
+    due = connection.execute(
+        "SELECT user_id FROM accounts.closures WHERE ended_at IS NULL AND ends_at <= clock_timestamp() ORDER BY 1"
+    ).fetchall()
+    return {"cleared": [int(row[0]) for row in cleared], "closures": [int(row[0]) for row in due]}
 
 
 def request_closure(connection: psycopg.Connection, user_id: int, *, actor: str, dust_consent: bool) -> int:

@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from pipelines.cli import alerts, close, demo, exchange, keys, ledger, local, pnl, recon
+from pipelines.cli import accounts, alerts, close, demo, exchange, keys, ledger, local, pnl, recon
 from pipelines.cli.output import err
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app.add_typer(close.app, name="close")
 app.add_typer(exchange.app, name="exchange")
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(recon.app, name="recon")
+app.add_typer(accounts.app, name="accounts")
 app.add_typer(alerts.app, name="alerts")
 app.command("pnl")(pnl.pnl)
 

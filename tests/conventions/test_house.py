@@ -57,6 +57,16 @@ WRITES = [
     ("keys", "init"),
     ("exchange", "import-tape"),
     ("exchange", "serve"),
+    ("accounts", "transition"),
+    ("accounts", "hold", "open"),
+    ("accounts", "hold", "release"),
+    ("accounts", "kyc", "event"),
+    ("accounts", "closure", "request"),
+    ("accounts", "closure", "reverse"),
+    ("accounts", "closure", "finish"),
+    ("accounts", "onboard"),
+    ("accounts", "import"),
+    ("accounts", "obligations"),
 ]
 
 

@@ -77,6 +77,6 @@ def test_first_deposit_makes_an_approved_account_active_and_the_next_changes_not
     assert book.value(state) == "active 3"
     submit(book, cmd.Deposit(number, 1, 7_000_000, "tx-2"))
     assert book.value(state) == "active 3"
-    assert book.value(
-        "SELECT authority || ' ' || actor FROM accounts.account_state_transitions WHERE version = 3"
-    ) == ("first_deposit settlement")
+    assert book.value("SELECT authority || ' ' || actor FROM accounts.account_state_transitions WHERE version = 3") == (
+        "first_deposit settlement"
+    )

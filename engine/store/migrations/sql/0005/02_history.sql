@@ -57,6 +57,7 @@ CREATE INDEX obligations_owed ON accounts.obligations (due_at) WHERE acknowledge
 CREATE INDEX obligations_by_request ON accounts.obligations (request_key) WHERE acknowledged_at IS NULL;
 CREATE INDEX holds_open ON accounts.holds (user_id) WHERE released_at IS NULL;
 CREATE INDEX users_awaiting_deposit ON accounts.users (user_id) WHERE state = 'kyc_approved';
+CREATE INDEX users_suspended ON accounts.users (user_id) WHERE state = 'suspended';
 
 -- What must be so before a transition that the matrix allows.
 CREATE FUNCTION accounts.check_conditions(t accounts.account_state_transitions) RETURNS void
@@ -139,6 +140,11 @@ BEGIN
     IF btrim(coalesce(NEW.actor, '')) = '' OR (rule.needs_reason AND NEW.reason = '') THEN
         PERFORM close.refuse('CL021', format('user %s: %s -> %s by authority %s needs an actor%s', u.user_id, u.state, NEW.to_state,
             NEW.authority, CASE WHEN rule.needs_reason THEN ' and a reason' ELSE '' END), 'say who decides, and why');
+    END IF;
+    IF rule.authority IN ('compliance', 'operator', 'legal', 'admin_override') AND NEW.actor <> session_user
+        AND accounts.policy_text('personal_logins', 'false')::boolean THEN
+        PERFORM close.refuse('CL012', format('login %s cannot act as %s', session_user, NEW.actor),
+            'the policy wants personal logins: set DATABASE_URL to your own');
     END IF;
     IF rule.needs_second_approver AND NEW.second_approver IS NULL
         OR NEW.second_approver IS NOT NULL AND accounts.same_person(NEW.actor, NEW.second_approver) THEN

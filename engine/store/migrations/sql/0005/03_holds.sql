@@ -47,6 +47,10 @@ BEGIN
     IF btrim(NEW.released_by) = '' THEN
         PERFORM close.refuse('CL024', format('hold %s of user %s is released by nobody', OLD.hold_id, OLD.user_id), 'say who releases it');
     END IF;
+    IF first <> session_user AND OLD.kind <> 'closure' AND accounts.policy_text('personal_logins', 'false')::boolean THEN
+        PERFORM close.refuse('CL012', format('login %s cannot act as %s', session_user, first),
+            'the policy wants personal logins: set DATABASE_URL to your own');
+    END IF;
     IF NEW.released_second IS NOT NULL AND accounts.same_person(first, NEW.released_second)
         OR accounts.policy_lists('holds_released_by_two', NEW.kind, '["break", "sanctions", "legal"]')
         AND (NEW.released_second IS NULL OR accounts.same_person(first, OLD.opened_by)) THEN

@@ -88,7 +88,7 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     SELECT a.account, a.asset, a.balance, a.sub_account = 'main' AND coalesce(a.balance * CASE
             WHEN a.asset = accounts.policy_text('reporting_currency', '') THEN 1
             ELSE (SELECT m.price FROM market.mark_prices m WHERE m.asset = a.asset ORDER BY m.close_date DESC, m.version DESC LIMIT 1) END
-        <= accounts.policy_text('dust_value', '0')::numeric, false) AND accounts.policy_text('dust_account', '') <> ''
+        <= accounts.policy_text('dust_value', '0')::numeric, false)
     FROM ledger.accounts a WHERE a.user_id = who AND a.balance <> 0
 $$;
 
@@ -98,15 +98,30 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
     c record;
+    d record;
+    asked integer;
     refused text;
 BEGIN
     FOR c IN SELECT x.closure_id, x.user_id, x.hold_id, x.dust_consent FROM accounts.closures x
         WHERE x.ended_at IS NULL AND x.ends_at <= clock_timestamp() ORDER BY x.user_id
     LOOP
         BEGIN
+            -- Dust given up is an adjustment like any other: asked for here, approved by a person, moved by the engine.
+            asked := 0;
+            IF c.dust_consent THEN
+                FOR d IN SELECT * FROM accounts.left_over(c.user_id) l WHERE l.is_dust LOOP
+                    PERFORM accounts.request_adjustment(c.user_id, d.asset, -d.balance, 'dust',
+                        'given up by consent when the account closes', format('dust-%s-%s', c.closure_id, d.asset), actor);
+                    asked := asked + 1;
+                END LOOP;
+            END IF;
+            IF asked > 0 THEN
+                RETURN QUERY SELECT c.user_id, format('dust in %s assets awaits its approval', asked);
+                CONTINUE;
+            END IF;
             PERFORM accounts.transition(c.user_id, 'closed', 'user_request', actor, 'the days of the closing hold are over');
             RETURN QUERY SELECT c.user_id, 'closed'::text;
-        EXCEPTION WHEN SQLSTATE 'CL019' OR SQLSTATE 'CL022' THEN
+        EXCEPTION WHEN SQLSTATE 'CL012' OR SQLSTATE 'CL019' OR SQLSTATE 'CL022' OR SQLSTATE 'CL025' OR SQLSTATE 'CL026' OR SQLSTATE 'CL027' THEN
             GET STACKED DIAGNOSTICS refused = MESSAGE_TEXT;
             RETURN QUERY SELECT c.user_id, refused;
         END;

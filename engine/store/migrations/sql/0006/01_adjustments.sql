@@ -15,6 +15,7 @@ INSERT INTO accounts.adjustment_reasons VALUES
     ('fee_refund', 'adjustment_expense', 'fees given back; the fee income of their day stays what it was'),
     ('recovery', 'adjustment_expense', 'what the house may take back'),
     ('insurance', 'insurance_fund', 'the insurance fund pays, as far as it reaches'),
+    ('dust', 'insurance_fund', 'what a closing account gave up by consent'),
     ('unallocated_deposit', 'deposits_unallocated', 'a deposit whose owner was found');
 CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON accounts.adjustment_reasons
     FOR EACH STATEMENT EXECUTE FUNCTION close.append_only();
