@@ -83,6 +83,12 @@ BEGIN
                     'compliance reactivates such an account, with a second person');
             END IF;
         END IF;
+        SELECT string_agg(DISTINCT h.list || ' ' || h.entry, ', ') INTO found FROM accounts.screening_hits h
+            WHERE h.user_id = t.user_id AND h.transition_version IS NOT NULL AND NOT EXISTS (SELECT FROM accounts.screening_clearances c
+                WHERE c.user_id = h.user_id AND c.list = h.list AND c.entry_sha256 = h.entry_sha256);
+        IF found IS NOT NULL THEN
+            PERFORM close.refuse('CL022', format('user %s stands on %s', t.user_id, found), 'two people clear a hit that is somebody else''s');
+        END IF;
         SELECT string_agg(DISTINCT h.kind, ', ') INTO found FROM accounts.holds h
             WHERE h.user_id = t.user_id AND h.released_at IS NULL;
         IF found IS NOT NULL THEN
