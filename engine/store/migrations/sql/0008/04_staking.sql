@@ -195,7 +195,7 @@ BEGIN
         WHERE x.amount <> 0 ORDER BY 1;
     END IF;
     PERFORM close.fence(d, e);
-    RETURN QUERY SELECT written, (due_funding <> 0)::integer + (due_accrual <> 0)::bigint;
+    RETURN QUERY SELECT written, ((due_funding <> 0)::integer + (due_accrual <> 0)::integer)::bigint;
 END $$;
 
 -- What a sealed day owes is asked of the engine, in the transaction that seals it: until then it could still change. A later
