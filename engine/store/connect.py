@@ -57,6 +57,8 @@ _BY_STATE: dict[str, type[ComplineError]] = {
     "CL028": LedgerRefusedError,
     "CL029": UncheckedError,
     "CL035": UncheckedError,
+    "CL036": LedgerRefusedError,
+    "CL037": InputError,
     "23514": LedgerRefusedError,
     "40001": StaleEpochError,
     "57014": StepTimeoutError,

@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from pipelines.cli import accounts, alerts, close, demo, exchange, keys, ledger, local, pnl, recon
+from pipelines.cli import accounts, alerts, close, demo, exchange, keys, ledger, local, market, pnl, recon
 from pipelines.cli.output import err
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app.add_typer(ledger.app, name="ledger")
 app.add_typer(recon.app, name="recon")
 app.add_typer(accounts.app, name="accounts")
 app.add_typer(alerts.app, name="alerts")
+app.add_typer(market.app, name="market")
 app.command("pnl")(pnl.pnl)
 
 USAGE = 64

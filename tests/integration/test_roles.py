@@ -45,6 +45,7 @@ INSERTS: dict[str, set[str]] = {
         "ledger.fee_accruals",
         "ledger.journals",
         "ledger.ledger_entries",
+        "market.index_constituents",
         "market.mark_prices",
         "market.mark_ticks",
         "reserves.liability_trees",
