@@ -67,6 +67,8 @@ WRITES = [
     ("accounts", "onboard"),
     ("accounts", "import"),
     ("accounts", "obligations"),
+    ("market", "collect"),
+    ("market", "load"),
 ]
 
 
