@@ -58,22 +58,22 @@ def journal_of(event: Event, registry: Registry) -> Journal | None:
 
 
 def _of_trade(trade: Trade, registry: Registry) -> Journal:
-    """The source's six legs, and the credits to fee clearing that make them sum to zero."""
+    """The source's six legs, and the credits to fee clearing that make them sum to zero; asset by asset.
+
+    The ledger's guard adds up a journal's legs by asset: legs that come in that order need no sorting.
+    """
     market = registry.markets[trade.market]
     base = registry.assets[market.base].symbol
     quote = registry.assets[market.quote].symbol
     maker = registry.accounts[trade.maker_account].name
     taker = registry.accounts[trade.taker_account].name
     buyer, seller = (taker, maker) if trade.taker_side == Side.BUY else (maker, taker)
-    legs = [
-        Leg(buyer, quote, -trade.quote_units),
-        Leg(buyer, base, trade.base_units),
-        Leg(seller, base, -trade.base_units),
-        Leg(seller, quote, trade.quote_units),
-    ]
+    of_base = [Leg(buyer, base, trade.base_units), Leg(seller, base, -trade.base_units)]
+    of_quote = [Leg(buyer, quote, -trade.quote_units), Leg(seller, quote, trade.quote_units)]
     for payer, fee in ((maker, trade.maker_fee_units), (taker, trade.taker_fee_units)):
         if fee:
-            legs += [Leg(payer, quote, -fee), Leg(FEE_CLEARING, quote, fee)]
+            of_quote += [Leg(payer, quote, -fee), Leg(FEE_CLEARING, quote, fee)]
+    legs = of_base + of_quote if base < quote else of_quote + of_base
     return Journal(
         kind="trade",
         reference_type="trade",

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
-from itertools import chain, pairwise
+from itertools import chain
+from operator import attrgetter
 
 import numpy as np
 import psycopg
@@ -29,14 +30,15 @@ from engine.exchange.events import (
 )
 from engine.exchange.postings import journal_of
 from engine.exchange.state import Registry
-from engine.ledger.journal import Journal, check_balanced
+from engine.ledger.journal import Journal
 from engine.store import adjustments, postings
 from engine.store import settlement_rows as rows_of
 from engine.store.account_deposits import settle_deposits
 from engine.store.command_requests import Asked, asked_by, settle_commands
-from engine.store.settlement_arrays import NO_PAIR, arrays_of, ids_of
+from engine.store.settlement_arrays import NO_PAIR, Array, arrays_of, ids_of
+from engine.store.settlement_batch import BATCH, Batch, ahead, in_batches, prepare, refuse_disorder
 
-BATCH = 100_000
+_CLOSE_DAY = attrgetter("close_day")
 
 
 @dataclass(slots=True)
@@ -73,86 +75,71 @@ class Settler:
         Raises:
             LedgerRefusedError: a trade or reference is there with another payload, or the database refuses.
         """
-        with connection.transaction():
-            return self._settle(connection, events)
+        return self.settle_batch(connection, self.prepare(events))
 
-    def _settle(self, connection: psycopg.Connection, events: Sequence[Event]) -> Settled:
+    def prepare(self, events: Sequence[Event]) -> Batch:
+        """Everything about a batch that needs no database; may run in another thread than `settle_batch`."""
+        return prepare(events, self.registry, self.actor, arrays_of)
+
+    def settle_batch(self, connection: psycopg.Connection, batch: Batch) -> Settled:
+        """`settle`, of a batch made ready before."""
+        with connection.transaction():
+            return self._settle(connection, batch)
+
+    def _settle(self, connection: psycopg.Connection, batch: Batch) -> Settled:
         cursor = connection.execute("SELECT last_seq FROM ledger.settlement_cursor FOR UPDATE").fetchone()
         assert cursor is not None
-        fresh = [event for event in events if event.engine_seq > cursor[0]]
-        if not fresh:
+        if np.any(batch.sequences <= cursor[0]):
+            batch = self.prepare([event for event in batch.events if event.engine_seq > cursor[0]])
+        if not batch.events:
             return Settled(last_seq=int(cursor[0]))
-        if any(a.engine_seq > b.engine_seq for a, b in pairwise(fresh)):
-            raise LedgerRefusedError(
-                f"events of sequences {fresh[0].engine_seq} to {fresh[-1].engine_seq} are not in the engine's order",
-                rule="events settle in sequence order: one that comes later would be taken for settled",
-                next_step="read them from the engine's journal",
-            )
-        self._register(connection, fresh)
-        self._open_days(connection, fresh)
-        done = self._post(connection, fresh)
-        settle_deposits(connection, fresh, self.registry)
-        settle_commands(connection, fresh)
-        done.last_seq = fresh[-1].engine_seq
+        refuse_disorder(batch)
+        self._register(connection, batch.plain)
+        self._open_days(connection, batch)
+        done = self._post(connection, batch)
+        settle_deposits(connection, batch.plain, self.registry)
+        settle_commands(connection, batch.plain)
+        done.last_seq = batch.events[-1].engine_seq
         connection.execute(
             "UPDATE ledger.settlement_cursor SET last_seq = %s, at = clock_timestamp()", (done.last_seq,)
         )
         return done
 
-    def _post(self, connection: psycopg.Connection, events: Sequence[Event]) -> Settled:
-        trades = [event for event in events if isinstance(event, Trade)]
-        asked = asked_by(connection, events)
-        others = [j for e in events if not isinstance(e, Trade) and (j := self._journal_of(e, asked)) is not None]
-        there = postings.existing(connection, others)
-        new_trades, old_trades = self._split(connection, trades)
-        at = 0
-        numbers, rest = [], []
-        for event in events:
-            if isinstance(event, Trade):
-                if event.trade_id in old_trades:
-                    continue
-                numbers.append(at)
-            else:
-                journal = self._journal_of(event, asked)
-                if journal is None or (journal.reference_type, journal.reference_id) in there:
-                    continue
-                check_balanced(journal)
-                rest.append((at, journal))
-            at += 1
-        if at:
+    def _post(self, connection: psycopg.Connection, batch: Batch) -> Settled:
+        there = postings.existing(connection, [j for _, e, j in batch.others if not isinstance(e, Trade)])
+        new_trades, old_trades = self._split(connection, batch.trades)
+        if there or old_trades:
+            batch = self.prepare([event for event in batch.events if self._is_new(event, there, old_trades)])
+        if batch.journals:
             # Legs of a batch are some 70 MB, which triggers read several times: in memory, not in a temporary file.
             connection.execute("SET LOCAL work_mem = '256MB'")
-            start = postings.reserve(connection, at)
-            signed = adjustments.signed(connection, [journal for _, journal in rest])
-            numbered = [(start + n, journal) for (n, _), journal in zip(rest, signed, strict=True)]
-            self._copy(connection, new_trades, [start + n for n in numbers], numbered)
-        return Settled(len(new_trades), at, len(old_trades) + len(there))
+            start = postings.reserve(connection, batch.journals)
+            asked = asked_by(connection, batch.plain)
+            signed = adjustments.signed(connection, [_worded(event, j, asked) for _, event, j in batch.others])
+            others = [(start + n, journal) for (n, _, _), journal in zip(batch.others, signed, strict=True)]
+            self._copy(connection, batch, batch.places + start, others)
+        return Settled(len(new_trades), batch.journals, len(old_trades) + len(there))
+
+    def _is_new(self, event: Event, there: set[tuple[str, str]], old_trades: set[int]) -> bool:
+        if isinstance(event, Trade):
+            return event.trade_id not in old_trades
+        journal = journal_of(event, self.registry)
+        return journal is None or (journal.reference_type, journal.reference_id) not in there
 
     def _copy(
-        self,
-        connection: psycopg.Connection,
-        trades: list[Trade],
-        numbers: list[int],
-        others: list[tuple[int, Journal]],
+        self, connection: psycopg.Connection, batch: Batch, numbers: Array, others: list[tuple[int, Journal]]
     ) -> None:
         """Write trades, then all journals, then all legs: one statement each, as a balance is checked at its end."""
-        arrays = None
-        if trades:
-            try:
-                arrays = arrays_of(trades, self.registry, self.actor)
-            except OverflowError:
-                journals = [(n, self._journal(trade)) for n, trade in zip(numbers, trades, strict=True)]
-                others = sorted([*others, *journals], key=lambda pair: pair[0])
+        arrays = batch.arrays
         wanted = {(leg.account, leg.asset) for _, journal in others for leg in journal.legs}
+        wanted.update(batch.pairs)
+        wanted.discard(NO_PAIR)
         if arrays is not None:
-            arrays.number(np.array(numbers, np.int64))
-            pairs, where = arrays.accounts()
-            wanted.update(pairs)
-            wanted.discard(NO_PAIR)
+            arrays.number(numbers)
             rows: Iterable[bytes | memoryview] = (arrays.trade_rows(),)
         else:
-            rows = (rows_of.trade_row(t, n, self.registry) for t, n in zip(trades, numbers, strict=True))
-        if trades:
+            rows = (rows_of.trade_row(t, n, self.registry) for t, n in zip(batch.trades, numbers.tolist(), strict=True))
+        if batch.trades:
             postings.copy_binary(connection, f"exchange.trades ({rows_of.TRADE_COLUMNS})", rows)
         postings.ensure_accounts(connection, wanted, self.known)
         journal_rows = (rows_of.journal_row(journal, n, journal.actor or self.actor) for n, journal in others)
@@ -161,27 +148,12 @@ class Settler:
             f"ledger.journals ({rows_of.JOURNAL_COLUMNS})",
             chain((arrays.journal_rows(),) if arrays else (), journal_rows),
         )
-        decimals = {asset.symbol: asset.decimals for asset in self.registry.assets.values()}
-        leg_rows = (rows_of.leg_rows(journal, n, self.known, decimals) for n, journal in others)
+        leg_rows = (rows_of.leg_rows(journal, n, self.known, batch.decimals) for n, journal in others)
         postings.copy_binary(
             connection,
             f"ledger.ledger_entries ({rows_of.LEG_COLUMNS})",
-            chain((arrays.leg_rows(ids_of(pairs, where, self.known)),) if arrays else (), leg_rows),
+            chain((arrays.leg_rows(ids_of(batch.pairs, batch.where, self.known)),) if arrays else (), leg_rows),
         )
-
-    def _journal_of(self, event: Event, asked: dict[tuple[TransferKind, str], Asked]) -> Journal | None:
-        """The journal of an event, with the words of who asked for it."""
-        journal = journal_of(event, self.registry)
-        if journal is None or not isinstance(event, Transfer):
-            return journal
-        by = asked.get((event.kind, event.reference))
-        return journal if by is None else replace(journal, actor=by.actor or None, reason=by.reason or journal.reason)
-
-    def _journal(self, trade: Trade) -> Journal:
-        journal = journal_of(trade, self.registry)
-        assert journal is not None
-        check_balanced(journal)
-        return journal
 
     def _split(self, connection: psycopg.Connection, trades: list[Trade]) -> tuple[list[Trade], set[int]]:
         """New trades, and the ids of those that the registry of trades has with the same payload."""
@@ -305,13 +277,20 @@ class Settler:
             for item in {(a.account, a.name) for a in accounts} - set(rows):
                 raise LedgerRefusedError(f"user {item[0]} ({item[1]}) has another number or name in this book")
 
-    def _open_days(self, connection: psycopg.Connection, events: Sequence[Event]) -> None:
+    def _open_days(self, connection: psycopg.Connection, batch: Batch) -> None:
         """Open every close date that the events belong to, and the one after each cut-off, in order."""
-        days = {from_day_number(e.close_day) for e in events if hasattr(e, "close_day")}
-        days |= {from_day_number(e.close_day) + timedelta(days=1) for e in events if isinstance(e, CutOff)}
+        numbers = {e.close_day for e in batch.plain if hasattr(e, "close_day")} | set(map(_CLOSE_DAY, batch.trades))
+        days = {from_day_number(number) for number in numbers}
+        days |= {from_day_number(e.close_day) + timedelta(days=1) for e in batch.plain if isinstance(e, CutOff)}
         for day in sorted(days - self._opened):
             connection.execute("SELECT close.open_day(%s)", (day,))
             self._opened.add(day)
+
+
+def _worded(event: Event, journal: Journal, asked: dict[tuple[TransferKind, str], Asked]) -> Journal:
+    """A journal with the words of who asked for it."""
+    by = asked.get((event.kind, event.reference)) if isinstance(event, Transfer) else None
+    return journal if by is None else replace(journal, actor=by.actor or None, reason=by.reason or journal.reason)
 
 
 def _same_trade(new: tuple[object, ...], row: Sequence[object]) -> bool:
@@ -338,6 +317,8 @@ def settle_all(
 ) -> Settled:
     """Settle a stream of event groups (one group a command), committing every `BATCH` events.
 
+    While Postgres takes one batch, a thread reads the next and makes it ready.
+
     Args:
         connection: as the application role, outside a transaction.
         settler: names and caches.
@@ -345,22 +326,13 @@ def settle_all(
         progress: called with the last settled sequence after each commit.
     """
     total = Settled()
-    pending: list[Event] = []
-
-    def flush() -> None:
-        done = settler.settle(connection, pending)
-        total.trades += done.trades
-        total.journals += done.journals
-        total.already_there += done.already_there
-        total.last_seq = done.last_seq
-        pending.clear()
-        if progress:
-            progress(done.last_seq)
-
-    for group in batches:
-        pending.extend(group)
-        if len(pending) >= BATCH:
-            flush()
-    if pending:
-        flush()
+    with ahead(map(settler.prepare, in_batches(batches, BATCH))) as prepared:
+        for batch in prepared:
+            done = settler.settle_batch(connection, batch)
+            total.trades += done.trades
+            total.journals += done.journals
+            total.already_there += done.already_there
+            total.last_seq = done.last_seq
+            if progress:
+                progress(done.last_seq)
     return total

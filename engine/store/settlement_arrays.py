@@ -106,6 +106,7 @@ class TradeArrays:
     _texts: Array
     _ends: Array
     _scratch: tuple[Array, Array]
+    _hashes: Array | None = None
 
     def number(self, postings: Array) -> None:
         """Give each trade the posting number of its journal."""
@@ -135,7 +136,7 @@ class TradeArrays:
 
     def journal_rows(self) -> memoryview:
         """Rows of `ledger.journals`."""
-        hashes = self.row_hashes()
+        hashes = self.row_hashes() if self._hashes is None else self._hashes
         return self._filled(
             200 + self._longest(np.array([kernels.ACTOR])),
             lambda out: kernels.put_journals(out, self.plain, hashes, self._texts, self._ends, *self._scratch),
@@ -150,6 +151,10 @@ class TradeArrays:
                 self._texts, self._ends, *self._scratch,
             ),
         )  # fmt: skip
+
+    def hash_journals(self) -> None:
+        """Make the hashes that `journal_rows` carries: half of the work, and it needs no posting number."""
+        self._hashes = self.row_hashes()
 
     def row_hashes(self) -> Array:
         """The row hash of each trade's journal, uint8[trades, 32]."""
@@ -223,7 +228,7 @@ def arrays_of(trades: Sequence[Trade], registry: Registry, actor: str) -> TradeA
     return made
 
 
-def _market(registry: Registry, number: int, names: _Names) -> tuple[int, int, int, int, int]:
+def _market(registry: Registry, number: int, names: _Names) -> tuple[int, int, int, int, int, int]:
     market = registry.markets[number]
     base, quote = registry.assets[market.base], registry.assets[market.quote]
     return (
@@ -232,6 +237,7 @@ def _market(registry: Registry, number: int, names: _Names) -> tuple[int, int, i
         names.place(("asset", market.quote), quote.symbol),
         base.decimals,
         quote.decimals,
+        base.symbol < quote.symbol,
     )
 
 

@@ -24,8 +24,8 @@ TRADE_ID, POSTING, SEQ, FILL, DAY, SEQUENCED, EFFECTIVE, SIDE = 0, 1, 2, 3, 4, 5
 MAKER, TAKER, MAKER_ORDER, TAKER_ORDER, MAKER_RATE, TAKER_RATE = 8, 9, 10, 11, 12, 13
 PRICE, BASE, QUOTE, MAKER_FEE, TAKER_FEE = 0, 1, 2, 3, 4
 AT_MAKER, AT_TAKER, AT_MARKET = 0, 1, 2
-SYMBOL, BASE_ASSET, QUOTE_ASSET, BASE_DECIMALS, QUOTE_DECIMALS = 0, 1, 2, 3, 4
-"""Of `markets`: places of three names, and two scales."""
+SYMBOL, BASE_ASSET, QUOTE_ASSET, BASE_DECIMALS, QUOTE_DECIMALS, BASE_FIRST = 0, 1, 2, 3, 4, 5
+"""Of `markets`: places of three names, two scales, and whether the base sorts before the quote."""
 BUY, SELL, TRADE, ENGINE, FILL_REASON, ACTOR, CLEARING = 0, 1, 2, 3, 4, 5, 6
 """The first names of `names`."""
 EPOCH_DAYS, EPOCH_US = 10_957, 946_684_800_000_000
@@ -109,13 +109,14 @@ def make_legs(
         buyer = taker if plain[t, SIDE] == BUY else maker
         seller = maker if plain[t, SIDE] == BUY else taker
         count = 0
-        for n in range(LEGS):
+        for k in range(LEGS):
             # Each amount occurs once on either side: who gives, who receives, in which order.
+            n = k if markets[market, BASE_FIRST] else (k + 2) % LEGS
             which = QUOTE
             party, asset, negative = buyer, quote, True
-            if n == 1:
+            if n == 0:
                 which, asset, negative = BASE, base, False
-            elif n == 2:
+            elif n == 1:
                 which, party, asset = BASE, seller, base
             elif n == 3:
                 party, negative = seller, False
