@@ -8,7 +8,7 @@ from __future__ import annotations
 import dagster as dg
 
 from assets.step_asset import step_asset
-from engine.steps import evidence_packs, seals
+from engine.steps import evidence_packs, inclusion_proofs, seals
 
 GROUP = "seal"
 
@@ -34,6 +34,16 @@ def build(partitions: dg.PartitionsDefinition) -> list[dg.AssetsDefinition]:
                 ("checkpoint", "text"),
             ],
             deps=[("reserves", "liability_trees"), ("positions", "volume_30d"), ("accounts", "reactivations")],
+        ),
+        step_asset(
+            inclusion_proofs.STEP,
+            key=("reserves", "inclusion_proofs"),
+            group=GROUP,
+            description="One sealed record per account and close date, in shards that can be served to anyone.",
+            partitions=partitions,
+            columns=[("shard", "text"), ("sha256", "text")],
+            deps=[("close", "seals")],
+            kinds=("file",),
         ),
         step_asset(
             evidence_packs.STEP,

@@ -103,7 +103,7 @@ def report_of(opened: OpenBook, day: date) -> DayReport | None:
         )
 
 
-AFTER_SEAL = ("evidence_packs", "finance")
+AFTER_SEAL = ("inclusion_proofs", "evidence_packs", "finance")
 """Steps that follow the seal; a sealed day is done when they have succeeded too."""
 
 
@@ -115,6 +115,7 @@ def is_done(opened: OpenBook, report: DayReport) -> bool:
         report.state == "sealed"
         and all(run is not None and run.status == "succeeded" for run in after)
         and (folder / "manifest.json").exists()
+        and (folder / "shards" / "index.json").exists()
     )
 
 

@@ -50,6 +50,8 @@ class Policy:
         required_gates: gates that must stand before a day seals.
         chunks: leaves that a balance is split into in the trees.
         tree_heights: heights that a tree may have, ascending.
+        shard_digits: most hex digits of SHA-256(account) that name a shard of proofs, 0 to 4; fewer are used while a
+            shard would hold fewer than some 64 accounts.
         step_timeout_s: hard limit of one step, in seconds.
         lease_ttl_s: how long a closer that stopped renewing keeps its lease, in seconds.
         screening_lists: sanctions lists, each `NAME:FORMAT`, that users are screened against; none: only the file
@@ -89,6 +91,7 @@ class Policy:
     required_gates: tuple[str, ...] = GATES
     chunks: int = 2
     tree_heights: tuple[int, ...] = (10, 16, 20, 22, 24, 26)
+    shard_digits: int = 3
     step_timeout_s: int = 1800
     lease_ttl_s: int = 30
     screening_lists: tuple[str, ...] = ()
@@ -129,6 +132,7 @@ class Policy:
                 ("required_gates", set(CORE_GATES) <= set(self.required_gates)),
                 ("chunks", 1 <= self.chunks <= 16),
                 ("tree_heights", list(self.tree_heights) == sorted(set(self.tree_heights)) and self.tree_heights != ()),
+                ("shard_digits", 0 <= self.shard_digits <= 4),
                 ("step_timeout_s", 0 < self.step_timeout_s <= 86_400),
                 ("screening_lists", len(set(lists)) == len(lists)),
                 ("screening_threshold", LOWEST <= self.screening_threshold <= HIGHEST),

@@ -12,6 +12,7 @@ from engine.steps import (
     engine_vs_ledger,
     evidence_packs,
     fee_accruals,
+    inclusion_proofs,
     liability_trees,
     mark_prices,
     reactivations,
@@ -38,6 +39,7 @@ STEPS: tuple[Step, ...] = (
     reactivations.STEP,
     liability_trees.STEP,
     seals.STEP,
+    inclusion_proofs.STEP,
     evidence_packs.STEP,
 )
 

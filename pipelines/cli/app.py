@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from pipelines.cli import accounts, alerts, close, demo, exchange, keys, ledger, local, market, pnl, recon
+from pipelines.cli import accounts, alerts, close, demo, exchange, keys, ledger, local, market, pnl, proofs, recon
 from pipelines.cli.output import err
 
 app = typer.Typer(
@@ -26,6 +26,9 @@ app.add_typer(exchange.app, name="exchange")
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(recon.app, name="recon")
 app.add_typer(accounts.app, name="accounts")
+reserves = typer.Typer(help="Proof of reserves.", no_args_is_help=True)
+proofs.register(reserves)
+app.add_typer(reserves, name="reserves")
 app.add_typer(alerts.app, name="alerts")
 app.add_typer(market.app, name="market")
 app.command("pnl")(pnl.pnl)
