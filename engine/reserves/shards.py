@@ -23,7 +23,7 @@ import numpy as np
 from engine.errors import InputError
 from engine.exchange.kernels.jit import Array
 from engine.reserves.arena import NAME_BYTES, TreeArena
-from engine.reserves.kernels import records
+from engine.reserves.kernels import records, sealing
 from engine.reserves.kernels.leaves import states_of_key
 from engine.reserves.kernels.sha256 import block_address, new_scratch
 from engine.reserves.keys import KeyRing
@@ -175,7 +175,7 @@ class ShardWriter:
         prefix, ctx = _bytes(self._ring.user_info), _bytes(self._ctx)
 
         def derive(scratch: Array, words: Array, start: int, end: int) -> None:
-            records.file_keys(
+            sealing.file_keys(
                 block_address(),
                 scratch,
                 words,
@@ -201,7 +201,7 @@ class ShardWriter:
         def seal(scratch: Array, words: Array, start: int, end: int) -> None:
             ends = self._texts(names[batch[start:end]], keys.user[start:end], batch[start:end], plain[start:end])
             work = np.empty(44 + self.record_bytes, np.uint8)
-            records.seal(
+            sealing.seal(
                 block_address(),
                 scratch,
                 words,
