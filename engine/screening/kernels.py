@@ -100,13 +100,16 @@ def powers_of_base() -> Array:
 
 
 @_kernel
-def keys_of(chars: Array, starts: Array, threshold: int, powers: Array, keys: Array, owners: Array, fill: bool) -> int:
+def keys_of(
+    chars: Array, starts: Array, threshold: int, pairs: bool, powers: Array, keys: Array, owners: Array, fill: bool
+) -> int:
     """The keys of entries; counted only, or written too.
 
     Args:
         chars: code points of all names one after the other.
         starts: where each begins, and the end of the last.
         threshold: per cent.
+        pairs: whether pairs of words are keys too; the words are in alphabetic order then.
         powers: of the hash's base.
         keys: written: one key a row.
         owners: written: the entry it is of.
@@ -144,7 +147,7 @@ def keys_of(chars: Array, starts: Array, threshold: int, powers: Array, keys: Ar
                     owners[count] = entry
                 count += 1
                 start = end
-        many = _words(chars, first, length, prefix, powers, words)
+        many = _words(chars, first, length, prefix, powers, words) if pairs else 0
         for a in range(many):
             for b in range(a + 1, many):
                 if fill:
@@ -264,7 +267,7 @@ def _two_words(
 
 @_kernel
 def candidates(
-    chars: Array, starts: Array, first_query: int, index: Parts, seen: Array, out: Array
+    chars: Array, starts: Array, first_query: int, pairs: bool, index: Parts, seen: Array, out: Array
 ) -> tuple[int, int, int]:
     """Pairs of a name and an entry that can match, until all names are looked up or there is no more room.
 
@@ -272,6 +275,7 @@ def candidates(
         chars: code points of the names.
         starts: where each name begins, and the end of the last.
         first_query: the name to begin with.
+        pairs: whether pairs of words are looked up too; the words are in alphabetic order then.
         index: code points of the entries; where each begins; the threshold, per cent; powers of the hash's base; keys,
             ascending; where each key's owners begin; owners, by key; slots of the keys; the lengths that entries have.
         seen: two rows of -1 per entry, kept from call to call.
@@ -294,6 +298,8 @@ def candidates(
             continue
         _hashes(chars, text[1], text[2], prefix)
         count, alike = _alike(query, text, masks, prefix, index, seen, out, count)
-        count, shared = _two_words(query, text, words, prefix, index, seen, out, count)
-        compared += alike + shared
+        compared += alike
+        if pairs:
+            count, shared = _two_words(query, text, words, prefix, index, seen, out, count)
+            compared += shared
     return starts.size - 1, count, compared

@@ -12,12 +12,12 @@ from itertools import accumulate
 
 import numpy as np
 import rapidfuzz
-from rapidfuzz import fuzz, process
+from rapidfuzz import fuzz
 
 from engine.errors import ConfigError
 from engine.screening import kernels
 from engine.screening.kernels import LONGEST, Array
-from engine.screening.names import HIGHEST, LOWEST
+from engine.screening.names import HIGHEST, LOWEST, in_order, turned
 
 VERSION = f"names/1 rapidfuzz-{rapidfuzz.__version__}"
 """What decided on a match; another one compares everybody anew."""
@@ -39,17 +39,19 @@ class Match:
     score: int
 
 
-def score(one: str, other: str) -> float:
-    """How alike two normal names are, per cent.
+def score(name: str, entry: str) -> float:
+    """How alike a normal name and a normal entry are, per cent.
 
-    The ratio of their characters in common (rapidfuzz `token_sort_ratio`; the words are in order already), or, where
-    they have two words in common, that of what they have besides (`token_set_ratio`), so that a middle name left out is
-    none too many. One word in common is too little for that: every Maria would be every other.
+    The highest of three: the ratio of characters in common with the words of both in alphabetic order (rapidfuzz
+    `token_sort_ratio`); that ratio of the name as it stands and the entry turned, since another first letter changes the
+    alphabetic order (`Katherine Johnson`, `JOHNSON, Catherine`); and, where they have two words in common,
+    `token_set_ratio`: a middle name left out is none too many. One word in common is too little for that: every Maria
+    would be every other.
     """
-    plain = fuzz.ratio(one, other)
-    if len(set(one.split()) & set(other.split())) < 2:
-        return plain
-    return max(plain, fuzz.token_set_ratio(one, other))
+    best = max(fuzz.ratio(in_order(name), in_order(entry)), *(fuzz.ratio(name, one) for one in turned(entry)))
+    if len(set(name.split()) & set(entry.split())) < 2:
+        return best
+    return max(best, fuzz.token_set_ratio(name, entry))
 
 
 class NameIndex:
@@ -72,25 +74,15 @@ class NameIndex:
             )
         self.entries = list(entries)
         self.threshold = threshold
-        self._chars, self._starts = _encoded(self.entries)
-        self._long = [n for n, name in enumerate(self.entries) if len(name) > LONGEST]
-        self._powers = kernels.powers_of_base()
-        none = np.empty(0, np.int64)
-        how_many = kernels.keys_of(
-            self._chars, self._starts, threshold, self._powers, none.view(np.uint64), none, False
-        )
-        keys, owners = np.empty(how_many, np.uint64), np.empty(how_many, np.int64)
-        kernels.keys_of(self._chars, self._starts, threshold, self._powers, keys, owners, True)
-        order = np.argsort(keys, kind="stable")
-        self._unique, first = np.unique(keys[order], return_index=True)
-        self._spans = np.append(first, how_many).astype(np.int64)
-        self._owners = owners[order]
-        self._table = np.zeros(1 << max(4, int(2 * self._unique.size).bit_length()), np.int64)
-        kernels.fill_table(self._unique, self._table)
-        self._lengths = np.zeros(LONGEST + 1, np.bool_)
-        self._lengths[[length for length in map(len, self.entries) if length <= LONGEST]] = True
-        self.compared = 0
-        """Pairs looked at so far, of all that there are."""
+        self._ordered = _Texts([in_order(entry) for entry in self.entries], threshold, pairs=True)
+        turns = [(text, number) for number, entry in enumerate(self.entries) for text in turned(entry)]
+        self._turned = _Texts([text for text, _ in turns], threshold, pairs=False)
+        self._turned_of = np.array([number for _, number in turns], np.int64)
+
+    @property
+    def compared(self) -> int:
+        """Pairs of texts looked at so far, of all that there are."""
+        return self._ordered.compared + self._turned.compared
 
     def matches(self, names: Sequence[str]) -> list[Match]:
         """Every pair of a name and an entry whose score reaches the threshold.
@@ -98,53 +90,63 @@ class NameIndex:
         Args:
             names: normal ones; an empty one matches nothing.
         """
-        pairs = self._candidates(names)
-        if pairs.size == 0:
+        if not self.entries or not names:
             return []
+        by_turn = self._turned.candidates(names)
+        by_turn[:, 1] = self._turned_of[by_turn[:, 1]]
+        pairs = np.concatenate([self._ordered.candidates([in_order(name) for name in names]), by_turn])
         found = []
-        for at in range(0, len(pairs), _ROOM):
-            found += self._scored(names, pairs[at : at + _ROOM])
+        for n, e in np.unique(pairs, axis=0).tolist():
+            exact = score(names[n], self.entries[e])
+            if exact >= self.threshold:
+                found.append(Match(n, e, int(exact)))
         return found
 
-    def _candidates(self, names: Sequence[str]) -> Array:
-        """Pairs that can match, each once, in order."""
+
+class _Texts:
+    """Texts of entries with their segments, and pairs of their words, in a table.
+
+    Args:
+        texts: none empty.
+        threshold: whole per cent.
+        pairs: whether pairs of words count; the words are in alphabetic order then.
+    """
+
+    def __init__(self, texts: Sequence[str], threshold: int, *, pairs: bool) -> None:
+        self._texts = texts
+        self._pairs = pairs
+        chars, starts = _encoded(texts)
+        powers = kernels.powers_of_base()
+        none = np.empty(0, np.int64)
+        how_many = kernels.keys_of(chars, starts, threshold, pairs, powers, none.view(np.uint64), none, False)
+        keys, owners = np.empty(how_many, np.uint64), np.empty(how_many, np.int64)
+        kernels.keys_of(chars, starts, threshold, pairs, powers, keys, owners, True)
+        order = np.argsort(keys, kind="stable")
+        unique, first = np.unique(keys[order], return_index=True)
+        spans = np.append(first, how_many).astype(np.int64)
+        table = np.zeros(1 << max(4, int(2 * unique.size).bit_length()), np.int64)
+        kernels.fill_table(unique, table)
+        lengths = np.zeros(LONGEST + 1, np.bool_)
+        lengths[[len(text) for text in texts if len(text) <= LONGEST]] = True
+        self._index = (chars, starts, threshold, powers, unique, spans, owners[order], table, lengths)
+        self._long = [n for n, text in enumerate(texts) if len(text) > LONGEST]
+        self.compared = 0
+
+    def candidates(self, names: Sequence[str]) -> Array:
+        """Pairs of a name and a text that can match: all that do, and some more."""
         chars, starts = _encoded(names)
-        index = (
-            self._chars,
-            self._starts,
-            self.threshold,
-            self._powers,
-            self._unique,
-            self._spans,
-            self._owners,
-            self._table,
-            self._lengths,
-        )
-        seen = np.full((2, len(self.entries)), -1, np.int64)
-        out = np.empty((max(_ROOM, 4 * len(self.entries)), 2), np.int64)
+        seen = np.full((2, len(self._texts)), -1, np.int64)
+        out = np.empty((max(_ROOM, 4 * len(self._texts)), 2), np.int64)
         parts = []
         at = 0
         while at < len(names):
-            at, count, compared = kernels.candidates(chars, starts, at, index, seen, out)
+            at, count, compared = kernels.candidates(chars, starts, at, self._pairs, self._index, seen, out)
             self.compared += compared
             parts.append(out[:count].copy())
-        too_long = [(n, e) for n, name in enumerate(names) if len(name) > LONGEST for e in range(len(self.entries))]
+        too_long = [(n, e) for n, name in enumerate(names) if len(name) > LONGEST for e in range(len(self._texts))]
         too_long += [(n, e) for e in self._long for n, name in enumerate(names) if name]
         parts.append(np.array(too_long, np.int64).reshape(-1, 2))
-        return np.unique(np.concatenate(parts), axis=0)
-
-    def _scored(self, names: Sequence[str], pairs: Array) -> list[Match]:
-        """Those of the pairs that match."""
-        ones = [names[n] for n in pairs[:, 0]]
-        others = [self.entries[n] for n in pairs[:, 1]]
-        plain = process.cpdist(ones, others, scorer=fuzz.ratio, dtype=np.float64)
-        by_words = process.cpdist(ones, others, scorer=fuzz.token_set_ratio, dtype=np.float64)
-        found = []
-        for n in np.flatnonzero(np.maximum(plain, by_words) >= self.threshold):
-            exact = score(ones[n], others[n])
-            if exact >= self.threshold:
-                found.append(Match(int(pairs[n, 0]), int(pairs[n, 1]), int(exact)))
-        return found
+        return np.concatenate(parts)
 
 
 def _encoded(names: Sequence[str]) -> tuple[Array, Array]:

@@ -123,17 +123,29 @@ def screen_all(
 def screen_user(connection: Connection, policy: Policy, user_id: int, at: datetime) -> list[Screened]:
     """Compare one user with every list of the policy as it stands at an instant, and act on the hits.
 
+    Args:
+        connection: as the application.
+        policy: whose lists.
+        user_id: whom.
+        at: the present, mostly.
+
     Raises:
-        UncheckedError: a list is missing, stale or unreadable.
+        UncheckedError: a list is missing, stale or unreadable; hits on the lists before it stand.
     """
     done = []
     for spec in specs(policy):
-        _, listed = list_at(connection, spec, at, policy.screening_list_max_age_s)
-        found: list[Found] = []
-        compared = _compare(connection, listed.entries, policy.screening_threshold, found, user_id=user_id)
-        hits = screening.take_hits(connection, None, spec.name, listed.version, listed.sha256, found)
-        done.append(Screened(spec.name, listed.version, listed.sha256, len(listed.entries), compared, tuple(hits)))
+        with connection.transaction():
+            done.append(_screen_user(connection, policy, spec, user_id, at))
     return done
+
+
+def _screen_user(connection: Connection, policy: Policy, spec: ListSpec, user_id: int, at: datetime) -> Screened:
+    """Compare one user with one list."""
+    _, listed = list_at(connection, spec, at, policy.screening_list_max_age_s)
+    found: list[Found] = []
+    compared = _compare(connection, listed.entries, policy.screening_threshold, found, user_id=user_id)
+    hits = screening.take_hits(connection, None, spec.name, listed.version, listed.sha256, found)
+    return Screened(spec.name, listed.version, listed.sha256, len(listed.entries), compared, tuple(hits))
 
 
 def _compare(
