@@ -169,7 +169,19 @@ def fill_table(unique: Array, table: Array) -> None:
 
 
 @_kernel
-def _find(key: np.uint64, unique: Array, table: Array) -> int:
+def fill_sieve(unique: Array, sieve: Array) -> None:
+    """One bit a key: most keys that are looked up are nowhere, and the bits lie in a nearer cache than the slots."""
+    mask = np.uint64(64 * sieve.size - 1)
+    for number in range(unique.size):
+        bit = (unique[number] >> np.uint64(20)) & mask
+        sieve[bit >> np.uint64(6)] |= np.uint64(1) << (bit & np.uint64(63))
+
+
+@_kernel
+def _find(key: np.uint64, unique: Array, table: Array, sieve: Array) -> int:
+    bit = (key >> np.uint64(20)) & np.uint64(64 * sieve.size - 1)
+    if not (sieve[bit >> np.uint64(6)] >> (bit & np.uint64(63))) & np.uint64(1):
+        return -1
     mask = np.uint64(table.size - 1)
     slot = key & mask
     while table[slot] != 0:
@@ -186,6 +198,25 @@ def _ones(value: np.uint64) -> int:
     value = (value & np.uint64(0x3333333333333333)) + ((value >> np.uint64(2)) & np.uint64(0x3333333333333333))
     value = (value + (value >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
     return int((value * np.uint64(0x0101010101010101)) >> np.uint64(56))
+
+
+@_kernel
+def _signature(chars: Array, first: int, length: int) -> np.uint64:
+    """Two bits for each of 32 sorts of characters: one is there, two are. An edit changes one bit at most."""
+    once = np.uint64(0)
+    twice = np.uint64(0)
+    for k in range(length):
+        bit = np.uint64(1) << np.uint64(chars[first + k] & np.uint32(31))
+        twice |= once & bit
+        once |= bit
+    return once | twice << np.uint64(32)
+
+
+@_kernel
+def sign(chars: Array, starts: Array, signatures: Array) -> None:
+    """Write the signature of every text."""
+    for text in range(starts.size - 1):
+        signatures[text] = _signature(chars, starts[text], starts[text + 1] - starts[text])
 
 
 @_kernel
@@ -207,8 +238,9 @@ def _alike(  # noqa: C901 - one loop: what it keeps from probe to probe would go
 ) -> tuple[int, int]:
     """Write the entries that few edits lead to from a name; returns how many pairs are written, and were compared."""
     chars, first, length = text
-    entry_chars, entry_starts, threshold, powers, unique, spans, owners, table, lengths = index
+    entry_chars, entry_starts, threshold, powers, unique, spans, owners, table, lengths, sieve, signatures = index
     compared = 0
+    signature = _signature(chars, first, length)
     fits = length <= _WORD
     if fits:
         for k in range(length):
@@ -223,10 +255,10 @@ def _alike(  # noqa: C901 - one loop: what it keeps from probe to probe would go
                 if at < 0 or at + span > length or abs(length - other - shift) > edits - segment:
                     continue
                 part = prefix[at + span] - prefix[at] * powers[span]
-                found = _find(_segment_key(part, other, edits + 1, segment), unique, table)
+                found = _find(_segment_key(part, other, edits + 1, segment), unique, table, sieve)
                 for k in range(spans[found], spans[found + 1]) if found >= 0 else range(0):
                     entry = owners[k]
-                    if seen[0, entry] == query:
+                    if _ones(signatures[k] ^ signature) > edits or seen[0, entry] == query:
                         continue
                     seen[0, entry] = query
                     compared += 1
@@ -249,12 +281,12 @@ def _two_words(
 ) -> tuple[int, int]:
     """Write the entries that have two words in common with a name; returns what `_alike` returns."""
     chars, first, length = text
-    powers, unique, spans, owners, table = index[3], index[4], index[5], index[6], index[7]
+    powers, unique, spans, owners, table, sieve = index[3], index[4], index[5], index[6], index[7], index[9]
     compared = 0
     many = _words(chars, first, length, prefix, powers, words)
     for a in range(many):
         for b in range(a + 1, many):
-            found = _find(_pair_key(words[a], words[b]), unique, table)
+            found = _find(_pair_key(words[a], words[b]), unique, table, sieve)
             for k in range(spans[found], spans[found + 1]) if found >= 0 else range(0):
                 entry = owners[k]
                 if seen[1, entry] != query:
@@ -277,7 +309,8 @@ def candidates(
         first_query: the name to begin with.
         pairs: whether pairs of words are looked up too; the words are in alphabetic order then.
         index: code points of the entries; where each begins; the threshold, per cent; powers of the hash's base; keys,
-            ascending; where each key's owners begin; owners, by key; slots of the keys; the lengths that entries have.
+            ascending; where each key's owners begin; owners, by key; slots of the keys; the lengths that entries have;
+            one bit a key; the owners' signatures, by key.
         seen: two rows of -1 per entry, kept from call to call.
         out: written: name, entry; room for every entry twice at least.
 

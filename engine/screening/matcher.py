@@ -43,8 +43,8 @@ def score(name: str, entry: str) -> float:
     """How alike a normal name and a normal entry are, per cent.
 
     The highest of three: the ratio of characters in common with the words of both in alphabetic order (rapidfuzz
-    `token_sort_ratio`); that ratio of the name as it stands and the entry turned, since another first letter changes the
-    alphabetic order (`Katherine Johnson`, `JOHNSON, Catherine`); and, where they have two words in common,
+    `token_sort_ratio`); that ratio of the name as it stands and the entry turned, since another first letter changes
+    the alphabetic order (`Katherine Johnson`, `JOHNSON, Catherine`); and, where they have two words in common,
     `token_set_ratio`: a middle name left out is none too many. One word in common is too little for that: every Maria
     would be every other.
     """
@@ -126,16 +126,32 @@ class _Texts:
         spans = np.append(first, how_many).astype(np.int64)
         table = np.zeros(1 << max(4, int(2 * unique.size).bit_length()), np.int64)
         kernels.fill_table(unique, table)
+        sieve = np.zeros(1 << max(0, int(how_many // 8).bit_length()), np.uint64)
+        kernels.fill_sieve(unique, sieve)
+        signatures = np.empty(len(texts), np.uint64)
+        kernels.sign(chars, starts, signatures)
         lengths = np.zeros(LONGEST + 1, np.bool_)
         lengths[[len(text) for text in texts if len(text) <= LONGEST]] = True
-        self._index = (chars, starts, threshold, powers, unique, spans, owners[order], table, lengths)
+        self._index = (
+            chars,
+            starts,
+            threshold,
+            powers,
+            unique,
+            spans,
+            owners[order],
+            table,
+            lengths,
+            sieve,
+            signatures[owners[order]],
+        )
         self._long = [n for n, text in enumerate(texts) if len(text) > LONGEST]
         self.compared = 0
 
     def candidates(self, names: Sequence[str]) -> Array:
         """Pairs of a name and a text that can match: all that do, and some more."""
         chars, starts = _encoded(names)
-        seen = np.full((2, len(self._texts)), -1, np.int64)
+        seen = np.full((2, len(self._texts)), -1, np.int32)
         out = np.empty((max(_ROOM, 4 * len(self._texts)), 2), np.int64)
         parts = []
         at = 0
