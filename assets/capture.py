@@ -1,4 +1,4 @@
-"""Stage capture: the barrier, the engine's balances at it, one mark per asset.
+"""Stage capture: the barrier, the engine's balances at it, one mark per asset, readings of the outside.
 
 What belongs here: the definitions of this stage. What does not: the steps (see `engine.steps`).
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import dagster as dg
 
 from assets.step_asset import step_asset
-from engine.steps import cutoff, engine_balances, mark_prices
+from engine.steps import cutoff, engine_balances, mark_prices, staking_totals, wallet_balances
 
 GROUP = "capture"
 POOL = "close"
@@ -60,5 +60,39 @@ def build(partitions: dg.PartitionsDefinition) -> list[dg.AssetsDefinition]:
                 ("at", "timestamptz"),
             ],
             deps=[("exchange", "engine_balances")],
+        ),
+        step_asset(
+            wallet_balances.STEP,
+            key=("custody", "wallet_balances"),
+            group=GROUP,
+            description="One row per custody wallet, asset and close date: the stored reading at the cut-off.",
+            partitions=partitions,
+            columns=[
+                ("close_date", "date"),
+                ("version", "integer"),
+                ("wallet", "text"),
+                ("asset", "text"),
+                ("balance", "numeric(38,18)"),
+                ("reading_id", "bigint"),
+            ],
+            deps=[("close", "cutoff")],
+        ),
+        step_asset(
+            staking_totals.STEP,
+            key=("chain", "staking_totals"),
+            group=GROUP,
+            description="One row per staking contract and close date: its total at the finalised block, with its hash.",
+            partitions=partitions,
+            columns=[
+                ("close_date", "date"),
+                ("version", "integer"),
+                ("contract", "text"),
+                ("asset", "text"),
+                ("total", "numeric(38,18)"),
+                ("block_height", "bigint"),
+                ("block_hash", "text"),
+                ("reading_id", "bigint"),
+            ],
+            deps=[("close", "cutoff")],
         ),
     ]

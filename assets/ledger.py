@@ -8,7 +8,7 @@ from __future__ import annotations
 import dagster as dg
 
 from assets.step_asset import step_asset
-from engine.steps import control_totals, fee_accruals, reward_accruals
+from engine.steps import control_totals, custody_movements, fee_accruals, reward_accruals
 
 GROUP = "ledger"
 
@@ -49,6 +49,21 @@ def build(partitions: dg.PartitionsDefinition) -> list[dg.AssetsDefinition]:
             deps=[("ledger", "fee_accruals"), ("market", "mark_prices")],
         ),
         step_asset(
+            custody_movements.STEP,
+            key=("ledger", "custody_movements"),
+            group=GROUP,
+            description="One journal per network fee and per movement between wallets, from the wallets' own lists.",
+            partitions=partitions,
+            columns=[
+                ("kind", "text"),
+                ("key", "text"),
+                ("wallet", "text"),
+                ("asset", "text"),
+                ("amount", "numeric(38,18)"),
+            ],
+            deps=[("custody", "wallet_balances")],
+        ),
+        step_asset(
             control_totals.STEP,
             key=("ledger", "control_totals"),
             group=GROUP,
@@ -65,6 +80,12 @@ def build(partitions: dg.PartitionsDefinition) -> list[dg.AssetsDefinition]:
                 ("closing", "numeric(38,18)"),
                 ("accounts", "bigint"),
             ],
-            deps=[("ledger", "fee_accruals"), ("ledger", "reward_accruals"), ("exchange", "engine_balances")],
+            deps=[
+                ("ledger", "fee_accruals"),
+                ("ledger", "reward_accruals"),
+                ("ledger", "custody_movements"),
+                ("exchange", "engine_balances"),
+                ("chain", "staking_totals"),
+            ],
         ),
     ]

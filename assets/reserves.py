@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dagster as dg
 
+from assets.recon import COMPARED
 from assets.step_asset import step_asset
 from engine.steps import liability_trees
 
@@ -31,6 +32,6 @@ def build(partitions: dg.PartitionsDefinition) -> list[dg.AssetsDefinition]:
                 ("total", "numeric(38,18)"),
                 ("accounts", "bigint"),
             ],
-            deps=[("recon", "engine_vs_ledger")],
+            deps=[("recon", step.name) for step, _ in COMPARED],
         )
     ]

@@ -42,6 +42,9 @@ class Settings(BaseSettings):
         pg_port: forces the embedded Postgres' port (COMPLINE_PG_PORT).
         nats_port: forces the embedded NATS server's port (COMPLINE_NATS_PORT).
         alert_urls: where alerts go, one Apprise URL a line (COMPLINE_ALERT_URLS).
+        bitgo_url: custody's wallet API (COMPLINE_BITGO_URL).
+        bitgo_token: its access token (COMPLINE_BITGO_TOKEN); else the file secrets/bitgo_token of the home.
+        chain_url: a JSON-RPC node of the chain with the staking contracts (COMPLINE_CHAIN_URL).
         heartbeat_url: an http(s) URL outside that pages when it is not called any more (COMPLINE_HEARTBEAT_URL).
         tree_kernel: who builds liability trees, all with the same bytes (COMPLINE_TREE_KERNEL).
     """
@@ -64,6 +67,9 @@ class Settings(BaseSettings):
     pg_port: int | None = Field(default=None, ge=1, le=65535, validation_alias="COMPLINE_PG_PORT")
     nats_port: int | None = Field(default=None, ge=1, le=65535, validation_alias="COMPLINE_NATS_PORT")
     alert_urls: SecretStr | None = Field(default=None, validation_alias="COMPLINE_ALERT_URLS")
+    bitgo_url: str = Field(default="https://app.bitgo.com", validation_alias="COMPLINE_BITGO_URL")
+    bitgo_token: SecretStr | None = Field(default=None, validation_alias="COMPLINE_BITGO_TOKEN")
+    chain_url: SecretStr | None = Field(default=None, validation_alias="COMPLINE_CHAIN_URL")
     heartbeat_url: SecretStr | None = Field(default=None, validation_alias="COMPLINE_HEARTBEAT_URL")
     tree_kernel: Literal["auto", "libcrypto", "numba", "hashlib"] = Field(
         default="auto", validation_alias="COMPLINE_TREE_KERNEL"

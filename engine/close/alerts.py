@@ -128,6 +128,9 @@ def _runbook(step: str, detail: dict[str, Any]) -> str:
         return f"{bad[0]}.md"
     return {
         "engine_vs_ledger": "engine_vs_ledger.md",
+        "ledger_vs_custody": "ledger_vs_custody.md",
+        "custody_covers_liabilities": "custody_covers_liabilities.md",
+        "staking_vs_chain": "staking_vs_chain.md",
         "mark_prices": "marks_fresh.md",
         "liability_trees": "trees_equal_control_totals.md",
         "finance": "finance.md",

@@ -17,6 +17,7 @@ from engine.fees.tiers import schedule_of
 from engine.market.index import IndexRule
 from engine.screening.lists import ListSpec
 from engine.screening.names import HIGHEST, LOWEST
+from engine.recon.sources import contracts_of, wallets_of
 from engine.staking.rule import StakingRule
 
 DEBITS_EQUAL_CREDITS = "debits_equal_credits"
@@ -24,6 +25,9 @@ FEE_CLEARING_SWEPT = "fee_clearing_swept"
 MARKS_FRESH = "marks_fresh"
 ENGINE_VS_LEDGER = "engine_vs_ledger"
 REWARDS_AS_ACCRUED = "rewards_as_accrued"
+LEDGER_VS_CUSTODY = "ledger_vs_custody"
+CUSTODY_COVERS_LIABILITIES = "custody_covers_liabilities"
+STAKING_VS_CHAIN = "staking_vs_chain"
 TREES_EQUAL_CONTROL_TOTALS = "trees_equal_control_totals"
 
 CORE_GATES = (
@@ -37,6 +41,9 @@ CORE_GATES = (
 
 GATES = (*CORE_GATES, REWARDS_AS_ACCRUED)
 """Gates that a new book requires unless its policy names others."""
+
+OUTSIDE_GATES = (LEDGER_VS_CUSTODY, CUSTODY_COVERS_LIABILITIES, STAKING_VS_CHAIN)
+"""Gates that a policy names once it names wallets or contracts."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +88,9 @@ class Policy:
         holds_released_by_two: kinds of holds that two people release, the first not the one who opened it.
         closure_days: how many days a request to close an account can be taken back.
         dust_value: what a closing account may give up per asset, in the reporting currency at the last closing mark.
+        custody_wallets: (wallet, asset, kind, provider, coin, id, decimals) of every wallet that is read and compared.
+        staking_contracts: (contract, asset, decimals) of every contract whose total is compared.
+        in_transit_max_days: close dates that a deposit or withdrawal may be in transit before it is a break.
         written: names of the fields that the policy was written down with; none: all of them. A policy of an
             earlier release keeps its text, and so its hash, when a later one adds a field with a default.
     """
@@ -119,6 +129,9 @@ class Policy:
     holds_released_by_two: tuple[str, ...] = ("break", "sanctions", "legal")
     closure_days: int = 30
     dust_value: str = "0"
+    custody_wallets: tuple[tuple[str, str, str, str, str, str, int], ...] = ()
+    staking_contracts: tuple[tuple[str, str, int], ...] = ()
+    in_transit_max_days: int = 2
     written: frozenset[str] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -139,6 +152,7 @@ class Policy:
                 ("screening_action", self.screening_action in ("suspend", "restrict")),
                 ("screening_list_max_age_s", self.screening_list_max_age_s > 0),
                 ("lease_ttl_s", 1 <= self.lease_ttl_s <= 3600),
+                ("in_transit_max_days", 0 < self.in_transit_max_days <= 365),
                 ("seal_deadline_s", 0 < self.seal_deadline_s <= 604_800),
                 ("break_stuck_days", 0 < self.break_stuck_days <= 365),
                 ("alert_pause_s", 0 <= self.alert_pause_s <= 604_800),
@@ -154,6 +168,8 @@ class Policy:
             self.closure_days,
             self.dust_value,
         )
+        wallets_of(self.custody_wallets)
+        contracts_of(self.staking_contracts)
         IndexRule.of(
             self.mark_sources, self.index_venues, self.index_min_sources, self.index_band_ppm, self.index_max_age_s
         )

@@ -9,13 +9,13 @@ Source: BitGo API reference, `GET /api/v2/{coin}/wallet/{id}` and `GET /api/v2/{
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from engine.errors import UncheckedError
-from engine.gateways.web import Answer, Web
+from engine.gateways.web import Answer, Web, strict_json
 
 PAGE = 250
 MAX_PAGES = 10_000
@@ -106,7 +106,7 @@ class BitGo:
         Args:
             coin: BitGo's name, e.g. `btc`.
             wallet: BitGo's id.
-            since: lines before it are left out.
+            since: pages beyond the first line before it are not fetched.
 
         Raises:
             UncheckedError: BitGo cannot be read, a page comes twice, or the wallet changed between the pages.
@@ -119,7 +119,7 @@ class BitGo:
             bodies.append(answer.raw)
             lines += page
             if page and page[-1].at < since:
-                break
+                break  # BitGo lists the newest first
         after = self._web.get(path)
         if state_of(after.value, coin, wallet) != state:
             raise UncheckedError(
@@ -127,7 +127,7 @@ class BitGo:
                 rule="balance and transfer list are of one instant",
                 next_step="it is read again at the next collection",
             )
-        return Reading(state, tuple(x for x in lines if x.at >= since), before.skew_s, tuple(bodies))
+        return Reading(state, tuple(lines), before.skew_s, tuple(bodies))
 
     def _pages(self, path: str) -> Iterator[tuple[Answer, list[Line]]]:
         seen: set[str] = set()
@@ -150,6 +150,20 @@ class BitGo:
                 raise _malformed(path, "the next page is named by an id that leads nowhere")
             cursor = following
         raise _malformed(path, f"more than {MAX_PAGES} pages")
+
+
+def parse_bodies(bodies: Sequence[bytes], coin: str, wallet: str) -> Reading:
+    """A reading from its stored bodies: the wallet's first, then the pages of its transfer list.
+
+    Raises:
+        UncheckedError: a body cannot be read as what it should be.
+    """
+    where = f"wallet {coin}/{wallet}"
+    state = state_of(strict_json(bodies[0], where), coin, wallet) if bodies else None
+    if state is None:
+        raise _malformed(where, "the reading is empty")
+    lines = [line for body in bodies[1:] for line in lines_of(strict_json(body, where), where)]
+    return Reading(state, tuple(lines), None, tuple(bodies))
 
 
 def state_of(value: Any, coin: str, wallet: str) -> WalletState:

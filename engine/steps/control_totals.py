@@ -14,7 +14,16 @@ from engine.store import days, moves, runs
 from engine.store.connect import Connection
 from engine.store.days import Day
 
-_BEFORE = ("cutoff", "engine_balances", "mark_prices", "fee_accruals", "reward_accruals")
+_BEFORE = (
+    "cutoff",
+    "engine_balances",
+    "mark_prices",
+    "wallet_balances",
+    "staking_totals",
+    "custody_movements",
+    "fee_accruals",
+    "reward_accruals",
+)
 _GATES = (DEBITS_EQUAL_CREDITS, FEE_CLEARING_SWEPT, MARKS_FRESH, REWARDS_AS_ACCRUED)
 
 

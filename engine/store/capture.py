@@ -87,6 +87,12 @@ def replace_mark_prices(
     return table_digest(row_hash((m.asset, text_of(m.price), m.source, iso_us(m.at))) for m in marks)
 
 
+def decimals_of(connection: psycopg.Connection) -> dict[str, int]:
+    """Decimals of every asset's smallest unit in the books."""
+    rows = connection.execute("SELECT asset, decimals FROM exchange.assets")
+    return {str(asset): int(decimals) for asset, decimals in rows}
+
+
 def assets_held(connection: psycopg.Connection, day: date, version: int) -> list[str]:
     """Assets that anyone holds at the barrier, the house's fees included."""
     rows = connection.execute(

@@ -54,7 +54,9 @@ def test_a_past_balance_is_read_back_line_by_line_over_many_pages(filled: FakeBi
 def test_only_lines_since_the_instant_are_fetched(filled: FakeBitGo) -> None:
     since = START + timedelta(hours=26)
     reading = client(filled).read(COIN, WALLET, since)
-    assert min(line.at for line in reading.lines) >= since
+    assert {line.transfer for line in reading.lines if line.at >= since} == {
+        t["id"] for t in filled.wallet(COIN, WALLET).transfers if datetime.fromisoformat(t["confirmedTime"]) >= since
+    }
     assert len([path for path in filled.asked if "transfer" in path]) <= 3
 
 
