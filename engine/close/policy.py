@@ -15,9 +15,9 @@ from engine.clock import CutOffRule
 from engine.errors import ConfigError
 from engine.fees.tiers import schedule_of
 from engine.market.index import IndexRule
+from engine.recon.sources import contracts_of, wallets_of
 from engine.screening.lists import ListSpec
 from engine.screening.names import HIGHEST, LOWEST
-from engine.recon.sources import contracts_of, wallets_of
 from engine.staking.rule import StakingRule
 
 DEBITS_EQUAL_CREDITS = "debits_equal_credits"
