@@ -7,8 +7,10 @@ What does not: which day an event belongs to (the engine's journal decides that,
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from typing import Protocol
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from engine.errors import ConfigError, InputError
@@ -113,3 +115,43 @@ class CutOffRule:
         while self.instant(day) <= instant:
             day += timedelta(days=1)
         return day
+
+
+@dataclass(frozen=True)
+class CutOffSchedule:
+    """The cut-off rules of a book's policies, each in force from a close date on.
+
+    Attributes:
+        changes: date and rule, oldest first; the first one also counts before its date.
+    """
+
+    changes: tuple[tuple[CloseDate, CutOffRule], ...]
+
+    @classmethod
+    def of(cls, texts: Iterable[tuple[str, str]]) -> CutOffSchedule:
+        """Read dates and policy values, e.g. `("2026-03-01", "24:00 UTC")`.
+
+        Raises:
+            ConfigError: there is none, or a cut-off cannot be read.
+            InputError: a date cannot be read.
+        """
+        read = ((parse_close_date(day), CutOffRule.parse(text)) for day, text in texts)
+        changes = sorted(read, key=lambda change: change[0])
+        if not changes:
+            raise ConfigError("a book without a cut-off", next_step="compline up")
+        return cls(tuple(changes))
+
+    def instant(self, day: CloseDate) -> datetime:
+        """The UTC instant at which a close date ends, by the rule in force on it."""
+        rule = self.changes[0][1]
+        for since, one in self.changes:
+            if since <= day:
+                rule = one
+        return rule.instant(day)
+
+
+class CutOffs(Protocol):
+    """What knows when a close date ends."""
+
+    def instant(self, day: CloseDate) -> datetime:
+        """The UTC instant at which a close date ends."""

@@ -176,6 +176,33 @@ def create_book(settings: Settings, card: BookCard, *, talk: Talk) -> OpenBook:
     return OpenBook(settings, servers, card, files)
 
 
+def open_away(settings: Settings, name: str) -> OpenBook:
+    """A book as this machine knows it, while its database is away; nothing of it is checked.
+
+    Raises:
+        ConfigError: there is no such book here.
+        UncheckedError: the embedded server of this home was never started.
+    """
+    files = BookFiles(settings.home, check_book(name))
+    return OpenBook(settings, resolve_servers(settings, name), require_card(files), files)
+
+
+def require_card(files: BookFiles) -> BookCard:
+    """A book's card.
+
+    Raises:
+        ConfigError: the book was not created on this machine, or the file is damaged.
+    """
+    card = read_card(files)
+    if card is None:
+        there = ", ".join(known_books(files.home)) or "none"
+        raise ConfigError(
+            f"there is no book {files.name} (known here: {there})",
+            next_step="compline demo, or compline exchange import-tape FILE --book NAME",
+        )
+    return card
+
+
 def open_book(settings: Settings, name: str, *, talk: Talk, start: bool = True) -> OpenBook:
     """Open a book that is there.
 
@@ -191,13 +218,7 @@ def open_book(settings: Settings, name: str, *, talk: Talk, start: bool = True) 
     """
     check_book(name)
     files = BookFiles(settings.home, name)
-    card = read_card(files)
-    if card is None:
-        there = ", ".join(known_books(settings.home)) or "none"
-        raise ConfigError(
-            f"there is no book {name} (known here: {there})",
-            next_step="compline demo, or compline exchange import-tape FILE --book NAME",
-        )
+    card = require_card(files)
     if start and settings.embedded_postgres:
         servers = ensure_servers(settings, talk=talk, book=name)
     else:

@@ -104,7 +104,7 @@ def _cancel_all(given: Mapping[str, Any], reference: str, registry: Registry) ->
     if "market" in given:
         found = registry.market_by_symbol.get(given["market"])
         # 0 would cancel everywhere.
-        market = 2**16 - 1 if found is None else found.market
+        market = registry.unlisted_market() if found is None else found.market
     return cmd.CancelAll(given["user_id"], market, None, reference)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from types import TracebackType
 
-from engine.clock import CloseDate, CutOffRule, day_number, from_day_number, to_us
+from engine.clock import CloseDate, CutOffs, day_number, from_day_number, to_us
 from engine.errors import UsageError
 from engine.exchange import snapshot, snapshots
 from engine.exchange.commands import Command
@@ -32,7 +32,7 @@ class Sequencer:
     """
 
     def __init__(
-        self, engine: ExchangeEngine, sink: Sink, *, cutoff_rule: CutOffRule, directory: Path | None = None
+        self, engine: ExchangeEngine, sink: Sink, *, cutoff_rule: CutOffs, directory: Path | None = None
     ) -> None:
         self.engine = engine
         self.sink = sink
@@ -97,6 +97,16 @@ class Sequencer:
         self.commit()
         return event
 
+    @property
+    def open_day(self) -> CloseDate:
+        """The close date that commands belong to now."""
+        return from_day_number(self.engine.open_day)
+
+    def follow(self, cutoff_rule: CutOffs) -> None:
+        """Let days end by another rule from the open one on; a cut-off that is journalled stands."""
+        self.cutoff_rule = cutoff_rule
+        self._cutoff_us = self._instant_us()
+
     def commit(self) -> None:
         """Make everything submitted durable; only then may it be acknowledged."""
         self.sink.commit()
@@ -134,7 +144,7 @@ def _keep_snapshot(directory: Path, engine: ExchangeEngine) -> None:
     snapshot.save(engine, snapshots.path_of(directory, from_day_number(engine.open_day - 1), engine.last_seq))
 
 
-def open_exchange(directory: Path, *, first_day: CloseDate, cutoff_rule: CutOffRule) -> Sequencer:
+def open_exchange(directory: Path, *, first_day: CloseDate, cutoff_rule: CutOffs) -> Sequencer:
     """Create an exchange or recover it, as its only writer.
 
     Every record is checked; the state comes from the newest good snapshot and the records after it. Snapshots of

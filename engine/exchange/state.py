@@ -128,6 +128,10 @@ class Registry:
     market_by_symbol: dict[str, Market] = field(default_factory=dict)
     account_by_name: dict[str, Account] = field(default_factory=dict)
 
+    def unlisted_market(self) -> int:
+        """A number that no market has."""
+        return next(number for number in range(2**16 - 1, 0, -1) if number not in self.markets)
+
     def add_asset(self, asset: Asset) -> None:
         """List an asset that is not there."""
         self.assets[asset.asset] = asset

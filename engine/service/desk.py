@@ -9,6 +9,7 @@ that may hold commands of the same group.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from engine.clock import from_us, iso_us
@@ -16,7 +17,9 @@ from engine.exchange import commands as cmd
 from engine.exchange.events import (
     Event,
     OrderAccepted,
+    OrderAmended,
     OrderCancelled,
+    OrderReduced,
     Rejected,
     RejectReason,
     Side,
@@ -24,23 +27,33 @@ from engine.exchange.events import (
     Transfer,
     TransferKind,
 )
+from engine.exchange.requests import command_of
 from engine.exchange.sequencer import Sequencer
 from engine.exchange.state import Market
+from engine.exchange.transfers import KINDS
 from engine.service.messages import (
     TIF_NAMES,
+    AmendRequest,
     BalancesRequest,
+    CancelAllRequest,
     CancelRequest,
-    CustodyRequest,
+    OfferedRequest,
     OrderRequest,
+    ReduceRequest,
     RefusedMessageError,
     Request,
+    TransferRequest,
 )
 from engine.service.scales import Scales
 
 Reply = dict[str, Any]
+_REMEMBERED = 1_000
 NOBODY = 0
 NOWHERE = 0
 """Numbers that no account and no market ever has: what is journalled for a name that nobody knows."""
+_TRANSFERS: dict[TransferKind, Callable[[int, int, int, str], cmd.TransferCommand]] = {
+    kind: command for command, kind in KINDS.items()
+}
 
 
 class Desk:
@@ -53,6 +66,18 @@ class Desk:
     def __init__(self, sequencer: Sequencer) -> None:
         self.sequencer = sequencer
         self.scales = Scales(sequencer.engine.registry)
+        self._handlers: dict[type, Callable[[Any, int], Reply]] = {
+            OrderRequest: self._order,
+            CancelRequest: self._cancel,
+            AmendRequest: self._amend,
+            ReduceRequest: self._reduce,
+            CancelAllRequest: self._cancel_all,
+            BalancesRequest: self._balances,
+            TransferRequest: self._transfer,
+            OfferedRequest: self._offered,
+        }
+        self._started_at = sequencer.engine.last_seq
+        self._requested: dict[tuple[str, str], int] = {}
 
     def handle(self, request: Request, at_us: int) -> Reply:
         """Do what a request asks; what it returned may be told after the next commit.
@@ -65,13 +90,7 @@ class Desk:
             RefusedMessageError: it cannot be a command of this exchange; nothing was sequenced.
             JournalWriteError: the disk refused.
         """
-        if isinstance(request, OrderRequest):
-            return self._order(request, at_us)
-        if isinstance(request, CancelRequest):
-            return self._cancel(request, at_us)
-        if isinstance(request, BalancesRequest):
-            return self._balances(request)
-        return self._custody(request, at_us)
+        return self._handlers[type(request)](request, at_us)
 
     def _order(self, request: OrderRequest, at_us: int) -> Reply:
         account = self.scales.account(request.user)
@@ -127,45 +146,94 @@ class Desk:
             "filledQuantity": scales.quantity(market, filled),
             "remainingQuantity": scales.quantity(market, left),
             "status": status,
-            "trades": [
-                {
-                    "tradeId": str(fill.trade_id),
-                    "price": scales.price(market, fill.price_ticks),
-                    "quantity": scales.quantity(market, fill.quantity_lots),
-                    "fee": scales.amount(market.quote, fill.taker_fee_units),
-                }
-                for fill in fills
-            ],
+            "trades": self._fills(market, events),
             "sequence": accepted.engine_seq,
             "timestamp": iso_us(from_us(self.sequencer.engine.last_ts_us)),
         }
 
-    def _cancel(self, request: CancelRequest, at_us: int) -> Reply:
-        engine = self.sequencer.engine
-        resting = engine.state.order_market.get(request.order_id)
-        market = self.scales.registry.market_by_symbol.get(request.symbol)
+    def _fills(self, market: Market, events: list[Event]) -> list[Reply]:
+        """What a taking order traded."""
+        return [
+            {
+                "tradeId": str(fill.trade_id),
+                "price": self.scales.price(market, fill.price_ticks),
+                "quantity": self.scales.quantity(market, fill.quantity_lots),
+                "fee": self.scales.amount(market.quote, fill.taker_fee_units),
+            }
+            for fill in events
+            if isinstance(fill, Trade)
+        ]
+
+    def _resting_in(self, order_id: int, symbol: str) -> Market | None:
+        """The market that a message names, which must be the one where the order rests.
+
+        Raises:
+            RefusedMessageError: the order rests elsewhere.
+        """
+        resting = self.sequencer.engine.state.order_market.get(order_id)
+        market = self.scales.registry.market_by_symbol.get(symbol)
         if resting is not None and (market is None or market.market != resting):
-            raise RefusedMessageError(
-                "symbol_mismatch", f"order {request.order_id} does not rest in market {request.symbol}"
-            )
+            raise RefusedMessageError("symbol_mismatch", f"order {order_id} does not rest in market {symbol}")
+        return market
+
+    def _cancel(self, request: CancelRequest, at_us: int) -> Reply:
+        self._resting_in(request.order_id, request.symbol)
         events = self.sequencer.submit(cmd.CancelOrder(self.scales.account(request.user), request.order_id), at_us)
+        return self._changed(request.order_id, events)
+
+    def _reduce(self, request: ReduceRequest, at_us: int) -> Reply:
+        market = self._resting_in(request.order_id, request.symbol)
+        quantity = 0 if market is None else self.scales.lots(market, request.quantity)
+        command = cmd.ReduceOrder(self.scales.account(request.user), request.order_id, quantity)
+        return self._changed(request.order_id, self.sequencer.submit(command, at_us))
+
+    def _amend(self, request: AmendRequest, at_us: int) -> Reply:
+        market = self._resting_in(request.order_id, request.symbol)
+        price = 0 if market is None else self.scales.ticks(market, request.price)
+        quantity = 0 if market is None else self.scales.lots(market, request.quantity)
+        command = cmd.AmendOrder(self.scales.account(request.user), request.order_id, price, quantity)
+        return self._changed(request.order_id, self.sequencer.submit(command, at_us))
+
+    def _changed(self, order_id: int, events: list[Event]) -> Reply:
+        """What became of a resting order that was cancelled, reduced or amended."""
         rejected = _rejection(events)
         if rejected is not None:
             return {"success": False, "error": _error(rejected)}
-        cancelled = next(event for event in events if isinstance(event, OrderCancelled))
-        at = self.scales.registry.markets[cancelled.market]
-        return {
-            "success": True,
-            "order": {
-                "orderId": str(cancelled.order_id),
-                "symbol": at.symbol,
-                "status": "cancelled",
-                "remainingQuantity": self.scales.quantity(at, cancelled.quantity_lots),
-                "sequence": cancelled.engine_seq,
-            },
+        event = next(e for e in events if isinstance(e, OrderCancelled | OrderReduced | OrderAmended))
+        market = self.scales.registry.markets[event.market]
+        cancelled = next((e for e in events if isinstance(e, OrderCancelled)), None)
+        resting = self.sequencer.engine.order(order_id)
+        if cancelled is not None:
+            status, left = "cancelled", cancelled.quantity_lots
+        else:
+            status, left = ("open", resting.quantity) if resting is not None else ("filled", 0)
+        reply: Reply = {
+            "orderId": str(order_id),
+            "symbol": market.symbol,
+            "status": status,
+            "remainingQuantity": self.scales.quantity(market, left),
+            "sequence": event.engine_seq,
         }
+        if isinstance(event, OrderAmended):
+            reply["price"] = self.scales.price(market, event.price_ticks)
+            reply["trades"] = self._fills(market, events)
+        return {"success": True, "order": reply}
 
-    def _balances(self, request: BalancesRequest) -> Reply:
+    def _cancel_all(self, request: CancelAllRequest, at_us: int) -> Reply:
+        number = 0
+        if request.symbol is not None:
+            registry = self.scales.registry
+            market = registry.market_by_symbol.get(request.symbol)
+            # 0 is every market.
+            number = registry.unlisted_market() if market is None else market.market
+        events = self.sequencer.submit(cmd.CancelAll(self.scales.account(request.user), number), at_us)
+        rejected = _rejection(events)
+        if rejected is not None:
+            return {"success": False, "error": _error(rejected)}
+        cancelled = [str(event.order_id) for event in events if isinstance(event, OrderCancelled)]
+        return {"success": True, "cancelled": cancelled, "sequence": self.sequencer.engine.last_seq}
+
+    def _balances(self, request: BalancesRequest, at_us: int) -> Reply:
         account = self.scales.account(request.user)
         registry = self.scales.registry
         if account not in registry.accounts:
@@ -187,21 +255,46 @@ class Desk:
             "sequence": engine.last_seq,
         }
 
-    def _custody(self, request: CustodyRequest, at_us: int) -> Reply:
+    def _transfer(self, request: TransferRequest, at_us: int) -> Reply:
         asset = self.scales.registry.asset_by_symbol.get(request.asset)
         account = self.scales.account(request.user)
-        kind = cmd.Deposit if request.is_deposit else cmd.Withdrawal
-        units = 0
+        number, units = 0, 0
         if asset is not None:
-            units = self.scales.units(asset.asset, request.amount)
-        events = self.sequencer.submit(
-            kind(account, asset.asset if asset is not None else 0, units, request.reference), at_us
-        )
+            number, units = asset.asset, self.scales.units(asset.asset, request.amount)
+        if request.kind == TransferKind.DEPOSIT_REVERSED:
+            self._free_for_reversal(account, number, units, request.reference, at_us)
+        command = _TRANSFERS[request.kind](account, number, units, request.reference)
+        events = self.sequencer.submit(command, at_us)
         rejected = _rejection(events)
         if rejected is not None:
             return {"success": False, "error": _error(rejected)}
+        done: Reply = {"success": True, "sequence": self.sequencer.engine.last_seq}
         held = any(isinstance(e, Transfer) and e.kind == TransferKind.DEPOSIT_UNALLOCATED for e in events)
-        return {"success": True, "unallocated": True} if held else {"success": True}
+        return {**done, "unallocated": True} if held else done
+
+    def _free_for_reversal(self, account: int, asset: int, units: int, reference: str, at_us: int) -> None:
+        """Cancel a user's orders before a reversal of more than is available: coins that are gone must not trade.
+
+        Told again, the reversal is known, and the orders that came since are left alone.
+        """
+        engine = self.sequencer.engine
+        known = engine.seen_transfer(TransferKind.DEPOSIT_REVERSED, reference) is not None
+        balance = engine.balance(account, asset)
+        if not known and balance.locked and balance.available < units:
+            self.sequencer.submit(cmd.CancelAll(account), at_us)
+
+    def _offered(self, offered: OfferedRequest, at_us: int) -> Reply:
+        """Journal what the database asks for, unless it may be in the journal already (see `database_watch`)."""
+        request = offered.request
+        name = request.kind, request.reference
+        if offered.settled < self._started_at or name in self._requested:
+            return {"success": True}
+        if len(self._requested) >= _REMEMBERED:
+            self._requested = {known: seq for known, seq in self._requested.items() if seq > offered.settled}
+        events = self.sequencer.submit(command_of(request, self.scales.registry), at_us)
+        self._requested[name] = self.sequencer.engine.last_seq
+        rejected = _rejection(events)
+        return {"success": True} if rejected is None else {"success": False, "error": _error(rejected)}
 
 
 def balance_text(scales: Scales, account: int, asset: int, row: list[int] | None) -> dict[str, str]:

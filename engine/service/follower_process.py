@@ -9,7 +9,10 @@ import asyncio
 import contextlib
 import json
 import sys
+from collections.abc import Callable
 from typing import Any
+
+from engine.service.database_watch import LINE_BYTES
 
 _RESTART_S = 1.0
 _MAX_UNREAD_BYTES = 65_536
@@ -21,14 +24,17 @@ class FollowerProcess:
 
     Args:
         config: what they need to know, with secrets; it goes through a pipe.
+        committed: the last sequence on the disk.
+        heard: called with what the database asks for.
 
     Attributes:
         status: what they said last.
         restarts: how often they had to be started again.
     """
 
-    def __init__(self, config: dict[str, Any], committed: int) -> None:
-        self._config = config
+    def __init__(self, config: dict[str, Any], committed: int, heard: Callable[[dict[str, Any]], None]) -> None:
+        self._config = {**config, "started_at": committed}
+        self._heard = heard
         self._committed = committed
         self._process: asyncio.subprocess.Process | None = None
         self._closing = False
@@ -46,6 +52,13 @@ class FollowerProcess:
             with contextlib.suppress(OSError, RuntimeError):
                 pipe.write(b"%d\n" % seq)
 
+    def refused(self, key: str, why: str) -> None:
+        """Say that a request of the database can be no command; if nobody hears it, it comes again."""
+        pipe = self._process.stdin if self._process is not None else None
+        if pipe is not None and not self._closing:
+            with contextlib.suppress(OSError, RuntimeError):
+                pipe.write(json.dumps({"key": key, "why": why}).encode() + b"\n")
+
     async def run(self) -> None:
         """Keep them running until `close`."""
         while not self._closing:
@@ -55,14 +68,21 @@ class FollowerProcess:
                 "engine.service.followers",
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
+                limit=LINE_BYTES,
             )
             pipe, said = self._process.stdin, self._process.stdout
             assert pipe is not None
             assert said is not None
             pipe.write(json.dumps({**self._config, "committed": self._committed}).encode() + b"\n")
             while line := await said.readline():
-                with contextlib.suppress(ValueError):
-                    self.status = json.loads(line)
+                try:
+                    words = json.loads(line)
+                except ValueError:
+                    continue
+                if "settled_seq" in words:
+                    self.status = words
+                else:
+                    self._heard(words)
             await self._process.wait()
             self._process = None
             if not self._closing:

@@ -4,7 +4,8 @@ What belongs here: that process's life: what it is told on stdin, what it says o
 What does not: the two loops (see `settler`, `telling`), and starting it (see `follower_process`).
 
 Its first line of stdin is a JSON object (addresses with passwords never stand on a command line), every further one
-the last committed sequence. The end of stdin is the end of the exchange, however that came: it finishes what it can.
+the last committed sequence, or in JSON a request of the database that can be no command. The end of stdin is the end of
+the exchange, however that came: it finishes what it can.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any
 
 from engine.events.broker import Broker
 from engine.events.ordered_publisher import OrderedPublisher
+from engine.service.database_watch import DatabaseWatch
 from engine.service.settler import SettlementLoop
 from engine.service.telling import TellingLoop
 
@@ -49,31 +51,38 @@ async def follow(config: dict[str, Any], lines: asyncio.StreamReader) -> None:
         publisher = OrderedPublisher(config["nats_url"], config["book"])
         settlement = SettlementLoop(config["database_url"], directory, lambda: committed.seq)
         telling = TellingLoop(directory, lambda: committed.seq, publisher, broker)
+        watch = DatabaseWatch(config["database_url"], lambda: settlement.settled_seq, int(config["started_at"]), _write)
 
         async def tell() -> None:
             await broker.connect()
             await telling.run()
 
         tasks = [asyncio.create_task(settlement.run()), asyncio.create_task(tell())]
-        status = asyncio.create_task(_report(settlement, telling, broker))
+        watching = asyncio.create_task(watch.run())
+        status = asyncio.create_task(_report(settlement, telling, broker, watch))
         try:
-            await _until_end(lines, committed, telling, tasks)
+            await _until_end(lines, committed, telling, watch, [*tasks, watching])
             await _finish(settlement, telling, tasks)
         finally:
-            for task in (*tasks, status):
+            for task in (*tasks, watching, status):
                 task.cancel()
-            await asyncio.gather(*tasks, status, return_exceptions=True)
+            await asyncio.gather(*tasks, watching, status, return_exceptions=True)
             telling.close()
             settlement.close()
-            _say(settlement, telling, broker)
+            watch.close()
+            _write(_status(settlement, telling, broker, watch))
             await publisher.close()
             await broker.close()
 
 
 async def _until_end(
-    lines: asyncio.StreamReader, committed: Committed, telling: TellingLoop, tasks: list[asyncio.Task[None]]
+    lines: asyncio.StreamReader,
+    committed: Committed,
+    telling: TellingLoop,
+    watch: DatabaseWatch,
+    tasks: list[asyncio.Task[None]],
 ) -> None:
-    """Take over committed sequences; end with the lines, or with the error of a loop."""
+    """Take over committed sequences and refused requests; end with the lines, or with the error of a loop."""
     while True:
         reading = asyncio.create_task(lines.readline())
         await asyncio.wait([reading, *tasks], return_when=asyncio.FIRST_COMPLETED)
@@ -84,6 +93,9 @@ async def _until_end(
         line = await reading
         if not line:
             return
+        if line.startswith(b"{"):
+            watch.refused(**json.loads(line))
+            continue
         committed.seq = int(line)
         telling.wake()
 
@@ -97,16 +109,16 @@ async def _finish(settlement: SettlementLoop, telling: TellingLoop, tasks: list[
                 await asyncio.sleep(0.01)
 
 
-async def _report(settlement: SettlementLoop, telling: TellingLoop, broker: Broker) -> None:
+async def _report(settlement: SettlementLoop, telling: TellingLoop, broker: Broker, watch: DatabaseWatch) -> None:
     last = ""
     while True:
-        if (now := _status(settlement, telling, broker)) != last:
+        if (now := _status(settlement, telling, broker, watch)) != last:
             last = now
             _write(now)
         await asyncio.sleep(_STATUS_EVERY_S)
 
 
-def _status(settlement: SettlementLoop, telling: TellingLoop, broker: Broker) -> str:
+def _status(settlement: SettlementLoop, telling: TellingLoop, broker: Broker, watch: DatabaseWatch) -> str:
     return json.dumps(
         {
             "settled_seq": settlement.settled_seq,
@@ -114,12 +126,9 @@ def _status(settlement: SettlementLoop, telling: TellingLoop, broker: Broker) ->
             "settlement_reason": settlement.reason,
             "told_seq": telling.told_seq,
             "telling": telling.ready and broker.connected,
+            "requests_waiting": watch.waiting,
         }
     )
-
-
-def _say(settlement: SettlementLoop, telling: TellingLoop, broker: Broker) -> None:
-    _write(_status(settlement, telling, broker))
 
 
 def _write(line: str) -> None:

@@ -18,11 +18,14 @@ from typing import Any, NoReturn
 
 from engine.errors import InputError
 from engine.exchange.commands import TimeInForce
-from engine.exchange.events import Side
+from engine.exchange.events import Side, TransferKind
+from engine.exchange.requests import CommandRequest
 from engine.money import parse_decimal
 
 MAX_MESSAGE_BYTES = 16 * 1024
 MAX_NUMBER = 2**64 - 1
+COMMAND_REQUEST = "command request"
+"""What the database asks for is queued and counted under this; a NATS subject has no space."""
 _NAME = re.compile(r"[a-z0-9-]{1,64}")
 _SYMBOL = re.compile(r"[A-Z0-9][A-Z0-9._-]{0,31}")
 _REFERENCE = re.compile(r"[!-~]{1,64}")
@@ -68,6 +71,35 @@ class CancelRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class AmendRequest:
+    """Another limit and rest for one resting order."""
+
+    user: str | int
+    order_id: int
+    symbol: str
+    price: Decimal
+    quantity: Decimal
+
+
+@dataclass(frozen=True, slots=True)
+class ReduceRequest:
+    """A quantity to take off one resting order, which keeps its place."""
+
+    user: str | int
+    order_id: int
+    symbol: str
+    quantity: Decimal
+
+
+@dataclass(frozen=True, slots=True)
+class CancelAllRequest:
+    """A cancel of all orders of a user, in one market or in all."""
+
+    user: str | int
+    symbol: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class BalancesRequest:
     """A question for one or all balances of a user."""
 
@@ -76,17 +108,34 @@ class BalancesRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class CustodyRequest:
-    """A deposit that custody confirmed, or a withdrawal that was asked for; `reference` is its idempotency key."""
+class TransferRequest:
+    """What moves one balance of a user: custody's messages, stakes; `reference` is the idempotency key of its kind."""
 
     user: str | int
     asset: str
     amount: Decimal
     reference: str
-    is_deposit: bool
+    kind: TransferKind
 
 
-Request = OrderRequest | CancelRequest | BalancesRequest | CustodyRequest
+@dataclass(frozen=True, slots=True)
+class OfferedRequest:
+    """A command that the database asks for; it is in no command up to `settled`. It never comes over NATS."""
+
+    request: CommandRequest
+    settled: int
+
+
+Request = (
+    OrderRequest
+    | CancelRequest
+    | AmendRequest
+    | ReduceRequest
+    | CancelAllRequest
+    | BalancesRequest
+    | TransferRequest
+    | OfferedRequest
+)
 
 
 def parse_order(data: bytes) -> OrderRequest:
@@ -126,6 +175,47 @@ def parse_cancel(data: bytes) -> CancelRequest:
     return CancelRequest(_user(fields), _order_id(fields["orderId"]), _matching(fields, "symbol", _SYMBOL))
 
 
+def parse_amend(data: bytes) -> AmendRequest:
+    """Read `orders.amend`.
+
+    Raises:
+        RefusedMessageError: it is anything but that.
+    """
+    fields = _object(data, {"userId", "orderId", "symbol", "price", "quantity"}, set())
+    return AmendRequest(
+        _user(fields),
+        _order_id(fields["orderId"]),
+        _matching(fields, "symbol", _SYMBOL),
+        _number(fields["price"], "price"),
+        _number(fields["quantity"], "quantity"),
+    )
+
+
+def parse_reduce(data: bytes) -> ReduceRequest:
+    """Read `orders.reduce`.
+
+    Raises:
+        RefusedMessageError: it is anything but that.
+    """
+    fields = _object(data, {"userId", "orderId", "symbol", "quantity"}, set())
+    return ReduceRequest(
+        _user(fields),
+        _order_id(fields["orderId"]),
+        _matching(fields, "symbol", _SYMBOL),
+        _number(fields["quantity"], "quantity"),
+    )
+
+
+def parse_cancel_all(data: bytes) -> CancelAllRequest:
+    """Read `orders.cancel_all`.
+
+    Raises:
+        RefusedMessageError: it is anything but that.
+    """
+    fields = _object(data, {"userId"}, {"symbol"})
+    return CancelAllRequest(_user(fields), _matching(fields, "symbol", _SYMBOL) if "symbol" in fields else None)
+
+
 def parse_balances(data: bytes) -> BalancesRequest:
     """Read `ledger.balances.get`.
 
@@ -136,42 +226,46 @@ def parse_balances(data: bytes) -> BalancesRequest:
     return BalancesRequest(_user(fields), _matching(fields, "asset", _SYMBOL) if "asset" in fields else None)
 
 
-def parse_deposit(data: bytes) -> CustodyRequest:
-    """Read `custody.deposit.confirmed`.
-
-    Raises:
-        RefusedMessageError: it is anything but a deposit.
-    """
-    return _custody(data, "txHash", is_deposit=True)
+def parse_offered(data: bytes) -> OfferedRequest:
+    """Read what `database_watch` offered; its fields were checked where the request was made."""
+    key, kind, reference, payload, settled = json.loads(data)
+    return OfferedRequest(CommandRequest(key, kind, reference, payload), settled)
 
 
-def parse_withdrawal(data: bytes) -> CustodyRequest:
-    """Read `custody.withdrawal.requested`.
+def _transfer(kind: TransferKind, key: str) -> Callable[[bytes], TransferRequest]:
+    """The parser of a subject whose messages move a balance; `key` is the field of their idempotency key."""
 
-    Raises:
-        RefusedMessageError: it is anything but a withdrawal.
-    """
-    return _custody(data, "withdrawalId", is_deposit=False)
+    def parse(data: bytes) -> TransferRequest:
+        fields = _object(data, {"userId", "asset", "amount", key}, set())
+        return TransferRequest(
+            _user(fields),
+            _matching(fields, "asset", _SYMBOL),
+            _number(fields["amount"], "amount"),
+            _matching(fields, key, _REFERENCE),
+            kind,
+        )
+
+    return parse
 
 
 PARSERS: dict[str, Callable[[bytes], Request]] = {
     "orders.submit": parse_order,
     "orders.cancel": parse_cancel,
+    "orders.cancel_all": parse_cancel_all,
+    "orders.amend": parse_amend,
+    "orders.reduce": parse_reduce,
     "ledger.balances.get": parse_balances,
-    "custody.deposit.confirmed": parse_deposit,
-    "custody.withdrawal.requested": parse_withdrawal,
+    "staking.stake": _transfer(TransferKind.STAKE, "requestId"),
+    "staking.unstake": _transfer(TransferKind.UNSTAKE, "requestId"),
+    "custody.deposit.confirmed": _transfer(TransferKind.DEPOSIT, "txHash"),
+    "custody.deposit.reversed": _transfer(TransferKind.DEPOSIT_REVERSED, "txHash"),
+    "custody.withdrawal.requested": _transfer(TransferKind.WITHDRAWAL, "withdrawalId"),
+    "custody.withdrawal.confirmed": _transfer(TransferKind.WITHDRAWAL_CONFIRMED, "withdrawalId"),
+    "custody.withdrawal.failed": _transfer(TransferKind.WITHDRAWAL_FAILED, "withdrawalId"),
+    COMMAND_REQUEST: parse_offered,
 }
-
-
-def _custody(data: bytes, key: str, *, is_deposit: bool) -> CustodyRequest:
-    fields = _object(data, {"userId", "asset", "amount", key}, set())
-    return CustodyRequest(
-        _user(fields),
-        _matching(fields, "asset", _SYMBOL),
-        _number(fields["amount"], "amount"),
-        _matching(fields, key, _REFERENCE),
-        is_deposit,
-    )
+"""The parser of each subject. What an operator decides (rights, corrections, rewards, rates) has none: it is asked for
+by the database, where two people and caps stand before it."""
 
 
 def _object(data: bytes, required: set[str], optional: set[str]) -> dict[str, Any]:

@@ -13,23 +13,41 @@ import json
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from engine.clock import CloseDate, CutOffRule
-from engine.errors import UncheckedError
+from engine.clock import CloseDate, CutOffs, iso_us
+from engine.errors import ComplineError, UncheckedError
 from engine.events.broker import Broker, Respond
+from engine.exchange.live import mark_live
 from engine.exchange.sequencer import open_exchange
+from engine.service.cutoffs import keep_cutoffs
 from engine.service.desk import Desk, Reply, refusal
 from engine.service.follower_process import FollowerProcess
 from engine.service.group import GroupCommitter
 from engine.service.health import HOST, serve_health
-from engine.service.messages import MAX_MESSAGE_BYTES, RefusedMessageError
+from engine.service.messages import COMMAND_REQUEST, MAX_MESSAGE_BYTES, RefusedMessageError
 from engine.service.metrics import Metrics
 from engine.service.telling import read_cursor, write_cursor
 
-REQUESTS = ("orders.submit", "orders.cancel", "ledger.balances.get")
-CUSTODY = ("custody.deposit.confirmed", "custody.withdrawal.requested")
+REQUESTS = (
+    "orders.submit",
+    "orders.cancel",
+    "orders.cancel_all",
+    "orders.amend",
+    "orders.reduce",
+    "staking.stake",
+    "staking.unstake",
+    "ledger.balances.get",
+)
+CUSTODY = (
+    "custody.deposit.confirmed",
+    "custody.deposit.reversed",
+    "custody.withdrawal.requested",
+    "custody.withdrawal.confirmed",
+    "custody.withdrawal.failed",
+)
 WHO = "exchange.who"
 Talk = Callable[[str], None]
 
@@ -41,7 +59,7 @@ class ServiceConfig:
     Attributes:
         book: its name.
         first_day: of the book.
-        cutoff_rule: when a day ends.
+        cutoff_rule: when a day ends, until the database says otherwise.
         journal_dir: of the exchange.
         database_url: as the application; secret.
         nats_url: with credentials; secret.
@@ -50,7 +68,7 @@ class ServiceConfig:
 
     book: str
     first_day: CloseDate
-    cutoff_rule: CutOffRule
+    cutoff_rule: CutOffs
     journal_dir: Path
     database_url: str = field(repr=False)
     nats_url: str = field(repr=False)
@@ -93,6 +111,8 @@ class ExchangeService:
         if read_cursor(config.journal_dir) is None:
             # What was journalled before anyone served it (a demo, a tape) is no news.
             write_cursor(config.journal_dir, committed)
+        mark_live(config.journal_dir)
+        self._sequencer = sequencer
         self._desk = Desk(sequencer)
         self._followers = FollowerProcess(
             {
@@ -102,6 +122,7 @@ class ExchangeService:
                 "nats_url": config.nats_url,
             },
             committed,
+            self._heard,
         )
         self._committer = GroupCommitter(self._desk, self._metrics, self._followers.committed)
         try:
@@ -165,6 +186,25 @@ class ExchangeService:
         if not self._committer.put(subject, data[: MAX_MESSAGE_BYTES + 1], answer):
             await respond(b"")
 
+    def _heard(self, said: dict[str, Any]) -> None:
+        """Take what the database asks for: commands to journal, and when days end."""
+        if "cutoffs" in said:
+            with contextlib.suppress(OSError, ComplineError):
+                self._sequencer.follow(keep_cutoffs(self._config.journal_dir, said["cutoffs"]))
+            return
+        for key, kind, reference, payload in said["requests"]:
+            self._committer.put(
+                COMMAND_REQUEST,
+                json.dumps([key, kind, reference, payload, said["settled"]]).encode(),
+                partial(self._answer_request, key),
+            )
+
+    async def _answer_request(self, key: str, reply: Reply) -> None:
+        """What was journalled is answered by its settlement; what can be no command must be said."""
+        error = reply.get("error", {})
+        if error and "sequence" not in error:
+            self._followers.refused(key, f"{error['reason']}: {error['message']}")
+
     async def _serve_health(self) -> asyncio.Server:
         try:
             server = await serve_health(self._config.health_port, self._health, self._scrape)
@@ -186,6 +226,8 @@ class ExchangeService:
             "book": self._config.book,
             "serving": self._serving and self._broker.connected,
             "committed_seq": self._committer.committed_seq,
+            "open_day": str(self._sequencer.open_day),
+            "ends_at": iso_us(self._sequencer.cutoff_rule.instant(self._sequencer.open_day)),
             "error": str(failed) if failed is not None else None,
             "follower_restarts": self._followers.restarts,
             **status,
@@ -201,6 +243,7 @@ class ExchangeService:
                 "broker_connected": int(self._broker.connected),
                 "settlement_ok": int(status.get("settlement") == "ok"),
                 "follower_restarts": self._followers.restarts,
+                "command_requests_waiting": int(status.get("requests_waiting", 0)),
             }
         )
         return self._metrics.text()

@@ -7,7 +7,7 @@ What does not: captures at the barrier (see `engine_balances`, `mark_prices`).
 from __future__ import annotations
 
 from engine.canonical import sha256_jcs
-from engine.clock import day_number, from_day_number, from_us, iso_us
+from engine.clock import CutOffSchedule, day_number, from_day_number, from_us, iso_us
 from engine.errors import GateError, UncheckedError, UsageError
 from engine.exchange import history
 from engine.exchange.journal import journal_path
@@ -16,7 +16,7 @@ from engine.steps import genesis
 from engine.steps.context import Inputs, Step, StepContext, StepOutput
 from engine.steps.requested import journal_requests
 from engine.steps.settling import settle
-from engine.store import days, moves
+from engine.store import books, days, moves
 from engine.store.connect import Connection
 from engine.store.days import Day
 
@@ -60,7 +60,9 @@ def prepare(connection: Connection, context: StepContext) -> None:
     if day is not None and day.state not in ("open", "reopened"):
         return
     _require_journal(context)
-    barrier = _barrier(context)
+    cutoffs = CutOffSchedule.of(books.cutoffs(connection))
+    connection.rollback()
+    barrier = _barrier(context, cutoffs)
     genesis.ensure_sealed(connection, context)
     settle(connection, context.journal_dir, barrier.seq)
     # After the cut-off: what was asked for belongs to the next open day.
@@ -68,7 +70,7 @@ def prepare(connection: Connection, context: StepContext) -> None:
         connection,
         context.journal_dir,
         first_day=context.book.first_day,
-        cutoff_rule=context.policy.cutoff_rule,
+        cutoff_rule=cutoffs,
         now=context.now,
     )
 
@@ -87,13 +89,11 @@ def _require_journal(context: StepContext) -> None:
         )
 
 
-def _barrier(context: StepContext) -> history.JournalledCutOff:
+def _barrier(context: StepContext, cutoffs: CutOffSchedule) -> history.JournalledCutOff:
     """The journalled cut-off of the date; journalled now where the exchange has been quiet since."""
     cuts = {cut.close_date: cut for cut in history.cut_offs(context.journal_dir)}
     if context.close_date not in cuts:
-        with open_exchange(
-            context.journal_dir, first_day=context.book.first_day, cutoff_rule=context.policy.cutoff_rule
-        ) as sequencer:
+        with open_exchange(context.journal_dir, first_day=context.book.first_day, cutoff_rule=cutoffs) as sequencer:
             for number in range(sequencer.engine.open_day, day_number(context.close_date) + 1):
                 sequencer.cut_off(from_day_number(number))
         cuts = {cut.close_date: cut for cut in history.cut_offs(context.journal_dir)}

@@ -10,7 +10,7 @@ from __future__ import annotations
 from datetime import datetime
 from pathlib import Path
 
-from engine.clock import CloseDate, CutOffRule, to_us
+from engine.clock import CloseDate, CutOffs, to_us
 from engine.errors import InputError, UncheckedError
 from engine.exchange.errors import JournalLockedError
 from engine.exchange.live import stamp_us
@@ -22,7 +22,7 @@ from engine.store.connect import Connection
 
 
 def journal_requests(
-    connection: Connection, journal_dir: Path, *, first_day: CloseDate, cutoff_rule: CutOffRule, now: datetime
+    connection: Connection, journal_dir: Path, *, first_day: CloseDate, cutoff_rule: CutOffs, now: datetime
 ) -> int:
     """Journal what the database asked for and nobody answered, in the order in which it was asked, once.
 

@@ -93,6 +93,14 @@ def require(connection: psycopg.Connection) -> Book:
     return book
 
 
+def cutoffs(connection: psycopg.Connection) -> list[tuple[str, str]]:
+    """Every policy's first close date and its cut-off, oldest first, as text."""
+    rows = connection.execute(
+        "SELECT effective_from::text, policy ->> 'cutoff' FROM close.policies ORDER BY effective_from"
+    )
+    return [(str(since), str(cutoff)) for since, cutoff in rows]
+
+
 def policy_on(connection: psycopg.Connection, day: date) -> Policy:
     """The policy in force on a close date.
 

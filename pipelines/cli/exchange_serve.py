@@ -6,15 +6,19 @@ What belongs here: the command. What does not: the service (see `engine.service`
 from __future__ import annotations
 
 import asyncio
-from datetime import timedelta
+from contextlib import closing
 from typing import Annotated
 
 import typer
 
-from engine.exchange import history
-from engine.exchange.journal import journal_path
+from engine.clock import CutOffs, CutOffSchedule
+from engine.errors import UncheckedError
+from engine.service.cutoffs import read_cutoffs
 from engine.service.server import ExchangeService, ServiceConfig
-from pipelines.cli.options import BookName, DryRun, Json, opened
+from engine.store import books
+from engine.store.connect import connect, typed_errors
+from pipelines.books import OpenBook, open_away
+from pipelines.cli.options import BookName, DryRun, Json, opened, settings_of
 from pipelines.cli.output import errors, put_json, talk
 
 HEALTH_PORT = 9464
@@ -30,16 +34,12 @@ def serve(
 ) -> None:
     """Serve orders, balances, events and market data of a book over NATS, and settle its trades, until SIGTERM."""
     with errors(as_json=as_json):
-        there = opened(book)
-        first_day = there.book.first_day
-        directory = there.files.journal_dir
-        cuts = history.cut_offs(directory) if journal_path(directory).exists() else []
-        open_day = max(first_day, cuts[-1].close_date + timedelta(days=1)) if cuts else first_day
+        there, cutoffs = _opened(book)
         config = ServiceConfig(
             book=there.book.name,
-            first_day=first_day,
-            cutoff_rule=there.policy_on(open_day).cutoff_rule,
-            journal_dir=directory,
+            first_day=there.book.first_day,
+            cutoff_rule=cutoffs,
+            journal_dir=there.files.journal_dir,
             database_url=there.url,
             nats_url=there.servers.nats_url,
             health_port=health_port,
@@ -50,3 +50,16 @@ def serve(
         asyncio.run(ExchangeService(config, talk).run())
         if as_json:
             put_json({"book": config.book, "stopped": True})
+
+
+def _opened(name: str | None) -> tuple[OpenBook, CutOffs]:
+    """The book and when its days end; where the database is away, as they were known here last."""
+    try:
+        there = opened(name)
+        with typed_errors(), closing(connect(there.url)) as connection:
+            return there, CutOffSchedule.of(books.cutoffs(connection))
+    except UncheckedError as away:
+        settings = settings_of(name)
+        there = open_away(settings, settings.book)
+        talk(f"{away}; orders are served, and settled once it is there")
+        return there, read_cutoffs(there.files.journal_dir) or there.card.policy.cutoff_rule

@@ -5,13 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-import os
-import shutil
-import tempfile
 import time
-from collections import Counter
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -26,70 +20,8 @@ from engine.service.book_follower import BookFollower
 from engine.service.messages import MAX_MESSAGE_BYTES
 from pipelines.local.nats import ensure_nats, stop_nats
 from pipelines.local.postgres import ensure_postgres, stop_postgres
-from pipelines.local.servers import purge
-from pipelines.settings import Settings, load_settings
-from tests.fixtures.exchange_service import SYMBOL, Served, ask, order, serve_book
-
-_numbers = itertools.count(1)
-
-
-@pytest.fixture(scope="module")
-def own_settings() -> Iterator[Settings]:
-    """A home of this module's own: its tests stop the servers."""
-    folder = Path(tempfile.mkdtemp(prefix=f"compline-test-{os.getpid()}-"))
-    folder.chmod(0o755)
-    yield load_settings(home=folder / "home")
-    purge(folder / "home")
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-@pytest.fixture
-def served(own_settings: Settings) -> Iterator[Served]:
-    """A service over a new book, started."""
-    service = new_service(own_settings)
-    service.start()
-    yield service
-    service.end()
-
-
-@pytest.fixture(scope="module")
-def shared(own_settings: Settings) -> Iterator[Served]:
-    """A service that tests share which neither stop nor kill it."""
-    service = new_service(own_settings)
-    service.start()
-    yield service
-    service.end()
-
-
-def new_service(settings: Settings) -> Served:
-    return Served(serve_book(settings, f"svc{os.getpid()}_{next(_numbers)}"), settings)
-
-
-def counted(service: Served, subject: str, outcome: str) -> int:
-    line = f'compline_exchange_messages_total{{subject="{subject}",outcome="{outcome}"}} '
-    found = [text.removeprefix(line) for text in service.metrics().splitlines() if text.startswith(line)]
-    return int(found[0]) if found else 0
-
-
-def balances(service: Served) -> None:
-    """The ledger says what the engine says, for every account and asset."""
-    service.settled()
-    engine = service.engine()
-    engine.check_conservation()
-    engine.check_locks()
-    registry = engine.registry
-    with service.book.admin() as connection:
-        rows = connection.execute(
-            "SELECT account, asset, balance FROM ledger.accounts WHERE account LIKE 'u-%' AND balance <> 0"
-        ).fetchall()
-    ledger: Counter[tuple[str, str]] = Counter()
-    for account, asset, balance in rows:
-        # An account's parts in transit and staked are accounts of their own.
-        decimals = registry.asset_by_symbol[asset].decimals
-        ledger[account.partition(":")[0], asset] += int(balance.scaleb(decimals))
-    assert ledger == {
-        (registry.accounts[one.account].name, registry.assets[one.asset].symbol): one.total for one in engine.balances()
-    }
+from pipelines.settings import Settings
+from tests.fixtures.exchange_service import SYMBOL, Served, ask, balances, counted, new_service, order
 
 
 def journalled_trades(service: Served) -> list[int]:

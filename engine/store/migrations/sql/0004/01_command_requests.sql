@@ -69,6 +69,7 @@ BEGIN
     SELECT * INTO k FROM exchange.command_kinds c WHERE c.kind = misfit_of_request.kind;
     IF NOT FOUND THEN RETURN format('there is no kind %s', kind); END IF;
     IF jsonb_typeof(payload) IS DISTINCT FROM 'object' THEN RETURN 'a payload is an object'; END IF;
+    IF octet_length(payload::text) > 8192 THEN RETURN 'its payload has more than 8192 bytes'; END IF;
     SELECT f INTO bad FROM unnest(k.required) f WHERE NOT payload ? f LIMIT 1;
     IF FOUND THEN RETURN format('field %s is missing', bad); END IF;
     SELECT f INTO bad FROM jsonb_object_keys(payload) f WHERE f <> ALL (k.required || k.optional) LIMIT 1;
