@@ -32,6 +32,6 @@ def build(partitions: dg.PartitionsDefinition) -> list[dg.AssetsDefinition]:
                 ("total", "numeric(38,18)"),
                 ("accounts", "bigint"),
             ],
-            deps=[("recon", step.name) for step, _ in COMPARED],
+            deps=[*(("recon", step.name) for step, _ in COMPARED), ("positions", "unrealized_pnl")],
         )
     ]

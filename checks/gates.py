@@ -30,6 +30,14 @@ GATES: dict[str, tuple[tuple[str, str], str]] = {
         ("ledger", "control_totals"),
         "Every asset held has a closing mark within the policy's age.",
     ),
+    policy.QUANTITY_IDENTITY: (
+        ("positions", "realized_pnl"),
+        "Per user and asset, opening plus what came less what went is what the ledger has, and lots sum to it.",
+    ),
+    policy.VALUE_IDENTITY: (
+        ("positions", "unrealized_pnl"),
+        "Per user, flows, realised and unrealised gains and fees explain the value at the closing marks, exactly.",
+    ),
     policy.ENGINE_VS_LEDGER: (
         ("recon", "engine_vs_ledger"),
         "The engine's balances at the barrier equal the ledger's, account by account, and its fees too.",

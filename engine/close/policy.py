@@ -19,6 +19,7 @@ from engine.recon.sources import contracts_of, wallets_of
 from engine.screening.lists import ListSpec
 from engine.screening.names import HIGHEST, LOWEST
 from engine.staking.rule import StakingRule
+from engine.valuation.method import Method
 
 DEBITS_EQUAL_CREDITS = "debits_equal_credits"
 FEE_CLEARING_SWEPT = "fee_clearing_swept"
@@ -29,6 +30,8 @@ LEDGER_VS_CUSTODY = "ledger_vs_custody"
 CUSTODY_COVERS_LIABILITIES = "custody_covers_liabilities"
 STAKING_VS_CHAIN = "staking_vs_chain"
 TREES_EQUAL_CONTROL_TOTALS = "trees_equal_control_totals"
+QUANTITY_IDENTITY = "quantity_identity"
+VALUE_IDENTITY = "value_identity"
 
 CORE_GATES = (
     DEBITS_EQUAL_CREDITS,
@@ -39,7 +42,7 @@ CORE_GATES = (
 )
 """Gates that every policy requires, in the order in which they are judged."""
 
-GATES = (*CORE_GATES, REWARDS_AS_ACCRUED)
+GATES = (*CORE_GATES, QUANTITY_IDENTITY, VALUE_IDENTITY, REWARDS_AS_ACCRUED)
 """Gates that a new book requires unless its policy names others."""
 
 OUTSIDE_GATES = (LEDGER_VS_CUSTODY, CUSTODY_COVERS_LIABILITIES, STAKING_VS_CHAIN)
@@ -91,6 +94,10 @@ class Policy:
         custody_wallets: (wallet, asset, kind, provider, coin, id, decimals) of every wallet that is read and compared.
         staking_contracts: (contract, asset, decimals) of every contract whose total is compared.
         in_transit_max_days: close dates that a deposit or withdrawal may be in transit before it is a break.
+        lot_method: which lot a disposal takes first: fifo, lifo, hifo, lofo or average.
+        fee_treatment: `disposal`: a fee is an expense, paid at mark; `capitalised`: it is part of the price.
+        deposit_basis: what deposited coins cost: `mark_at_arrival` or `closing_mark`.
+        unpriced_basis: what comes before its asset's first tick is worth: `first_mark`, that of the date, or `refuse`.
         written: names of the fields that the policy was written down with; none: all of them. A policy of an
             earlier release keeps its text, and so its hash, when a later one adds a field with a default.
     """
@@ -132,6 +139,10 @@ class Policy:
     custody_wallets: tuple[tuple[str, str, str, str, str, str, int], ...] = ()
     staking_contracts: tuple[tuple[str, str, int], ...] = ()
     in_transit_max_days: int = 2
+    lot_method: str = "fifo"
+    fee_treatment: str = "disposal"
+    deposit_basis: str = "mark_at_arrival"
+    unpriced_basis: str = "first_mark"
     written: frozenset[str] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -156,6 +167,10 @@ class Policy:
                 ("seal_deadline_s", 0 < self.seal_deadline_s <= 604_800),
                 ("break_stuck_days", 0 < self.break_stuck_days <= 365),
                 ("alert_pause_s", 0 <= self.alert_pause_s <= 604_800),
+                ("lot_method", self.lot_method in {method.value for method in Method}),
+                ("fee_treatment", self.fee_treatment in ("disposal", "capitalised")),
+                ("deposit_basis", self.deposit_basis in ("mark_at_arrival", "closing_mark")),
+                ("unpriced_basis", self.unpriced_basis in ("first_mark", "refuse")),
             )
             if not fine
         ]
@@ -192,6 +207,11 @@ class Policy:
     def cutoff_rule(self) -> CutOffRule:
         """The cut-off as a rule of the clock."""
         return CutOffRule.parse(self.cutoff)
+
+    @property
+    def books_lots(self) -> bool:
+        """Whether lots and P&L are kept: a policy of before there were any does not ask for their gates."""
+        return bool({QUANTITY_IDENTITY, VALUE_IDENTITY} & set(self.required_gates))
 
     @classmethod
     def parse(cls, value: Any) -> Policy:

@@ -30,6 +30,12 @@ _PARTS: dict[str, str] = {
     " FROM positions.staking_positions",
     "rewards": "SELECT close_date, version, user_id, asset, trim_scale(amount) FROM ledger.reward_accruals",
     "tiers": "SELECT user_id, tier FROM positions.user_tiers",
+    "lots": "SELECT close_date, version, user_id, asset, lot_seq, lot_no, acquired_on, trim_scale(acquired_quantity),"
+    " trim_scale(acquired_cost), trim_scale(quantity), trim_scale(cost) FROM positions.lots",
+    "realized": "SELECT close_date, version, user_id, asset, trim_scale(realized), trim_scale(trading_pnl),"
+    " trim_scale(fees_value), trim_scale(quantity), trim_scale(cost) FROM positions.realized_pnl",
+    "unrealized": "SELECT close_date, version, user_id, asset, trim_scale(quantity), trim_scale(cost),"
+    " trim_scale(mark), trim_scale(value), lots_date, lots_version FROM positions.unrealized_pnl",
     "verdicts": "SELECT v.close_date, v.version, v.gate, v.scope, v.verdict FROM recon.verdicts v"
     " JOIN close.days y USING (close_date, version, books_sha256)",
     "breaks": "SELECT gate, subject, asset, first_date, last_date, trim_scale(difference), state FROM recon.breaks",
