@@ -3,8 +3,9 @@
 What belongs here: resting, removing and finding orders by price-time priority.
 What does not: money, accounts' rights, what a fill costs (see `orders`).
 
-A level is a linked list through its orders (head, tail), so the first order, a cancel and an append are all O(1);
-each side has a lazy heap of prices that holds every price at most once and drops empty ones when they surface.
+A level is a linked list through its orders (head, tail), so the first order, a cancel and an append are all O(1). Each
+side has a heap of the prices of its levels; a level that ran empty stays, since most come back, and goes with its price
+when that surfaces.
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ BUY, SELL = 0, 1
 class Order:
     """A resting order. `quantity` is what is left, in lots; `rate_ppm` the fee rate that its lock was taken at.
 
-    `reserve` is the price that a bid locks at where that is not its own, else 0.
+    `reserve` is the price that a bid locks at where that is not its own, else 0; `level` is where it stands, or stood.
     """
 
     __slots__ = (
         "account",
+        "level",
         "next",
         "order_id",
         "post_only",
@@ -33,6 +35,7 @@ class Order:
         "reserve",
         "side",
     )
+    level: Level
 
     def __init__(
         self,
@@ -58,26 +61,25 @@ class Order:
 
 
 class Level:
-    """The queue of one price."""
+    """The queue of one price; an empty one has neither head nor tail."""
 
     __slots__ = ("head", "tail")
 
     def __init__(self, order: Order) -> None:
-        self.head: Order = order
-        self.tail: Order = order
+        self.head: Order | None = order
+        self.tail: Order | None = order
 
 
 class Book:
     """Both sides of one market."""
 
-    __slots__ = ("heaps", "levels", "orders", "queued")
+    __slots__ = ("heaps", "levels", "orders")
 
     def __init__(self) -> None:
         self.orders: dict[int, Order] = {}
-        # Heap keys are negated prices for bids, so that the best of either side is the smallest key.
+        # Keys are negated prices for bids, so that the best of either side is the smallest key.
         self.levels: tuple[dict[int, Level], dict[int, Level]] = ({}, {})
         self.heaps: tuple[list[int], list[int]] = ([], [])
-        self.queued: tuple[set[int], set[int]] = (set(), set())
 
     def rest(self, order: Order) -> None:
         """Put an order at the end of its price's queue."""
@@ -87,35 +89,30 @@ class Book:
         level = levels.get(key)
         self.orders[order.order_id] = order
         if level is None:
-            levels[key] = Level(order)
-            queued = self.queued[side]
-            if key not in queued:
-                queued.add(key)
-                heappush(self.heaps[side], key)
+            order.level = levels[key] = Level(order)
+            heappush(self.heaps[side], key)
             return
+        order.level = level
         tail = level.tail
-        tail.next = order
-        order.previous = tail
+        if tail is None:
+            level.head = order
+        else:
+            tail.next = order
+            order.previous = tail
         level.tail = order
 
     def remove(self, order: Order) -> None:
         """Take an order out, wherever it stands in its queue."""
         del self.orders[order.order_id]
-        before, after = order.previous, order.next
-        if before is not None and after is not None:
-            before.next = after
-            after.previous = before
-        elif before is None and after is None:
-            del self.levels[order.side][-order.price if order.side == BUY else order.price]
-            return
+        before, after, level = order.previous, order.next, order.level
+        if before is None:
+            level.head = after
         else:
-            level = self.levels[order.side][-order.price if order.side == BUY else order.price]
-            if before is not None:
-                before.next = None
-                level.tail = before
-            elif after is not None:
-                after.previous = None
-                level.head = after
+            before.next = after
+        if after is None:
+            level.tail = before
+        else:
+            after.previous = before
         order.previous = order.next = None
 
     def best(self, side: int) -> Order | None:
@@ -123,10 +120,10 @@ class Book:
         heap = self.heaps[side]
         levels = self.levels[side]
         while heap:
-            level = levels.get(heap[0])
-            if level is not None:
-                return level.head
-            self.queued[side].discard(heappop(heap))
+            head = levels[heap[0]].head
+            if head is not None:
+                return head
+            del levels[heappop(heap)]
         return None
 
     def crosses(self, side: int, price: int) -> bool:
