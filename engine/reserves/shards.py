@@ -158,14 +158,17 @@ class ShardWriter:
         keys = self._keys(names, pool)
         order = np.lexsort((keys.locators.view("S16").ravel(), prefixes)) if self.digits else _by(keys.locators)
         step = max(_BATCH_BYTES // self.record_bytes, 1)
+        most = min(step, len(order))
+        plain, out = (np.empty((most, self.record_bytes + more), np.uint8) for more in (0, 64))
         digests: dict[str, Any] = {}
         for start in range(0, len(order), step):
             batch = order[start : start + step]
-            sealed = self._sealed(names, keys.of(batch), batch, pool)
+            sealed = out[: len(batch)]
+            self._seal(names, keys.of(batch), batch, plain[: len(batch)], sealed, pool)
             for first, end, prefix in _runs(prefixes[batch] if self.digits else None, len(batch)):
                 name, data = shard_file(prefix), sealed[first:end].data
-                with open(draft / name, "ab") as out:
-                    out.write(data)
+                with open(draft / name, "ab") as file:
+                    file.write(data)
                 digests.setdefault(name, hashlib.sha256()).update(data)
         return {name: digest.hexdigest() for name, digest in sorted(digests.items())}
 
@@ -194,10 +197,9 @@ class ShardWriter:
         self._spread(pool, len(names), derive)
         return made
 
-    def _sealed(self, names: Array, keys: _FileKeys, batch: Array, pool: ThreadPoolExecutor) -> Array:
-        out = np.empty((len(batch), self.record_bytes + 64), np.uint8)
-        plain = np.empty((len(batch), self.record_bytes), np.uint8)
-
+    def _seal(
+        self, names: Array, keys: _FileKeys, batch: Array, plain: Array, out: Array, pool: ThreadPoolExecutor
+    ) -> None:
         def seal(scratch: Array, words: Array, start: int, end: int) -> None:
             ends = self._texts(names[batch[start:end]], keys.user[start:end], batch[start:end], plain[start:end])
             work = np.empty(44 + self.record_bytes, np.uint8)
@@ -216,7 +218,6 @@ class ShardWriter:
             )
 
         self._spread(pool, len(batch), seal)
-        return out
 
     def _texts(self, names: Array, user: Array, accounts: Array, plain: Array) -> Array:
         """Write the records of some accounts from byte 4 on; gives where each ends."""

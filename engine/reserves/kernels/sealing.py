@@ -6,6 +6,8 @@ What does not: what is sealed (see `records`).
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from engine.exchange.kernels.jit import Array, inlined, kernel, unsigned
@@ -139,30 +141,40 @@ def _finish_text(text: Array, end: int) -> None:
 
 
 @inlined
+def _turned_round(word: Any) -> Any:
+    """A 32-bit word with its bytes in the other order; LLVM makes one instruction of it."""
+    outer = np.uint32(word << np.uint32(24)) | np.uint32(word >> np.uint32(24))
+    upper = np.uint32((word & np.uint32(0xFF00)) << np.uint32(8))
+    return outer | upper | np.uint32((word >> np.uint32(8)) & np.uint32(0xFF00))
+
+
+@inlined
 def _encrypt(block: int, scratch: Array, words: Array, key: Array, text: Array, work: Array) -> None:
     """Write text XOR key stream behind the head of `work`, which ends in the nonce.
 
     A block of the stream is an HMAC over 24 bytes: one inner and one outer block, whose padding stays where it is.
+    `text` and `work` are 32-bit words of a little-endian machine, SHA-256's are big-endian: each is turned round.
     """
     base, state, inner = address_of(scratch), STATE_AT // 4, 128
     for i in range(64):
-        scratch[inner + i] = work[28 + i] if i < 16 else np.uint8(0)
+        scratch[inner + i] = 0
+    for i in range(4):
+        words[inner // 4 + i] = work[7 + i]
     scratch[inner + 24], scratch[inner + 62], scratch[inner + 63] = 0x80, 2, 0xC0
     _pad_digest(scratch)
-    for number in range(len(text) // 32):
+    for number in range(len(text) // 8):
         count = unsigned(number)
         for i in range(4):
             scratch[inner + 23 - i] = np.uint8((count >> unsigned(8 * i)) & unsigned(0xFF))
         for i in range(8):
             words[state + i] = key[i]
         call_block(block, base + unsigned(STATE_AT), base + unsigned(inner))
-        put_state(words, state, scratch, 0)
         for i in range(8):
+            words[i] = _turned_round(words[state + i])
             words[state + i] = key[8 + i]
         call_block(block, base + unsigned(STATE_AT), base)
-        put_state(words, state, scratch, DIGEST_AT)
-        for i in range(32):
-            work[_HEAD + 32 * number + i] = text[32 * number + i] ^ scratch[DIGEST_AT + i]
+        for i in range(8):
+            work[_HEAD // 4 + 8 * number + i] = text[8 * number + i] ^ _turned_round(words[state + i])
 
 
 @kernel
@@ -195,6 +207,7 @@ def seal(
         out: [rows, size + 64] bytes, written.
     """
     size = plain.shape[1]
+    text_words, work_words = plain.view(np.uint32), work.view(np.uint32)
     put_text(work, 0, label)
     for row in range(len(plain)):
         text, record = plain[row], out[row]
@@ -203,7 +216,7 @@ def seal(
         for i in range(16):
             work[12 + i] = locators[row, i]
             work[28 + i] = scratch[DIGEST_AT + i]
-        _encrypt(block, scratch, words, enc[row], text, work)
+        _encrypt(block, scratch, words, enc[row], text_words[row], work_words)
         _hmac_of(block, scratch, words, mac[row], work, _HEAD + size)
         for i in range(32 + size):
             record[i] = work[12 + i]
