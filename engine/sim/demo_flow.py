@@ -16,7 +16,7 @@ from engine.exchange import commands as cmd
 from engine.exchange.events import Event, OrderAccepted, Side, Trade
 from engine.exchange.fills import lock_units
 from engine.exchange.sequencer import Sequencer
-from engine.sim.demo_world import ASSETS, MAKER_FUNDS, MARKETS, USDT, USER_FUNDS, DemoConfig
+from engine.sim.demo_world import ASSETS, MAKER_FUNDS, MARKETS, QTRA, USDT, USER_FUNDS, DemoConfig
 
 _SECOND = 1_000_000
 _MINUTE = 60 * _SECOND
@@ -104,6 +104,7 @@ class DemoFlow:
             for asset, (least, most) in USER_FUNDS.items():
                 if asset == USDT or rng.random() < 0.4:
                     self._send(cmd.Deposit(user, asset, rng.randint(least, most), self._reference("dep")), at_us)
+            self._stake(user, at_us)
         for number in range(self.config.makers):
             for one in MARKETS:
                 at_us += rng.randint(1, _SECOND)
@@ -137,8 +138,10 @@ class DemoFlow:
             self._take(self._user(), market, rng.choice((Side.BUY, Side.SELL)), at_us)
         elif draw < 0.96:
             self._rest(self._user(), market, at_us)
-        elif draw < 0.98:
+        elif draw < 0.975:
             self._cancel(at_us)
+        elif draw < 0.98:
+            self._stake(self._user(), at_us)
         elif draw < 0.99:
             asset, (least, most) = rng.choice(tuple(USER_FUNDS.items()))
             self._send(cmd.Deposit(self._user(), asset, rng.randint(least, most) // 4, self._reference("dep")), at_us)
@@ -209,6 +212,16 @@ class DemoFlow:
         if self.user_orders:
             user, order_id = self.user_orders.pop(self.random.randrange(len(self.user_orders)))
             self._send(cmd.CancelOrder(user, order_id), at_us)
+
+    def _stake(self, user: int, at_us: int) -> None:
+        """A user stakes a part of its coins, or takes a part of its stake back."""
+        rng = self.random
+        held = self.engine.balance(user, QTRA)
+        back = held.staked > 0 and rng.random() < 0.4
+        units = (held.staked if back else held.available) * rng.randint(100, 900) // 1000
+        if units:
+            command = cmd.Unstake if back else cmd.Stake
+            self._send(command(user, QTRA, units, self._reference("stk")), at_us)
 
     def _withdraw(self, at_us: int, *, answer_us: int) -> None:
         rng = self.random

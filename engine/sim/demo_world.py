@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import date
+from typing import Any
 
 from engine.clock import CloseDate, CutOffRule
 from engine.exchange.commands import SetAsset, SetMarket
@@ -48,7 +49,7 @@ class DemoMarket:
     start_ticks: int
 
 
-USDT, BTC, ETH, SOL, XRP, SHIB = 1, 2, 3, 4, 5, 6
+USDT, BTC, ETH, SOL, XRP, SHIB, QTRA = 1, 2, 3, 4, 5, 6, 7
 
 ASSETS = (
     SetAsset(USDT, "USDT", 6),
@@ -57,6 +58,7 @@ ASSETS = (
     SetAsset(SOL, "SOL", 9),
     SetAsset(XRP, "XRP", 6),
     SetAsset(SHIB, "SHIB", 8),
+    SetAsset(QTRA, "QTRA", 18),
 )
 
 MARKETS = (
@@ -72,6 +74,8 @@ MARKETS = (
     DemoMarket(SetMarket(5, "SHIB-USDT", SHIB, USDT, 10**11, 1), 20_000),
     # tick 0.00001 BTC, lot 0.001 ETH
     DemoMarket(SetMarket(6, "ETH-BTC", ETH, BTC, 10**15, 1), 4_844),
+    # tick 0.0001 USDT, lot 1 QTRA: the exchange's own coin, which is staked
+    DemoMarket(SetMarket(7, "QTRA-USDT", QTRA, USDT, 10**18, 100), 5_000),
 )
 
 MAKER_FUNDS = {
@@ -81,6 +85,7 @@ MAKER_FUNDS = {
     SOL: 60_000 * 10**9,
     XRP: 10_000_000 * 10**6,
     SHIB: 200_000_000_000 * 10**8,
+    QTRA: 2_000_000 * 10**18,
 }
 """What each market maker deposits."""
 
@@ -91,5 +96,17 @@ USER_FUNDS = {
     SOL: (10**9, 200 * 10**9),
     XRP: (500 * 10**6, 20_000 * 10**6),
     SHIB: (10_000_000 * 10**8, 2_000_000_000 * 10**8),
+    QTRA: (100 * 10**18, 20_000 * 10**18),
 }
 """Least and most that a user deposits, in smallest units."""
+
+POLICY: dict[str, Any] = {
+    "fee_tiers": (("0", 200, 1000), ("200000", 100, 800), ("1000000", -50, 600)),
+    "staking_asset": "QTRA",
+    "staking_funding_ppm": 200_000,
+    "staking_payout_ppm": 500_000,
+    "reward_cap": "1000000",
+    "reward_cap_ppm": 10_000,
+}
+"""What the demo's policy says beyond the defaults: volume earns tiers, the highest with a rebate; a fifth of the fee
+income goes into the rewards pot, and half of the pot is paid out each day."""

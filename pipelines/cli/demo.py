@@ -15,7 +15,7 @@ import typer
 from engine.clock import CutOffRule
 from engine.close.policy import Policy
 from engine.sim.demo import load_demo
-from engine.sim.demo_world import DemoConfig
+from engine.sim.demo_world import POLICY, DemoConfig
 from engine.steps.settling import settle
 from engine.store import digest
 from engine.store.books import Book
@@ -48,7 +48,7 @@ def demo(
         config = DemoConfig(seed=seed, days=days, users=users)
         card = BookCard(
             Book(settings.book, EXCHANGE, config.first_day),
-            Policy(reporting_currency="USDT", cutoff=_text(config.cutoff_rule)),
+            Policy(reporting_currency="USDT", cutoff=_text(config.cutoff_rule), **POLICY),
             seed,
         )
         load_keys(settings, card)

@@ -15,7 +15,14 @@ from pipelines.local.urls import FINANCE, embedded_login
 from tests.fixtures.books import MakeBook
 from tests.fixtures.finance import FinanceUnderTest
 
-MARTS = {"fct_daily_balances", "fct_daily_fees", "fct_trial_balance"}
+MARTS = {
+    "fct_daily_balances",
+    "fct_daily_fees",
+    "fct_daily_volume_tiers",
+    "fct_liabilities",
+    "fct_staking_rewards",
+    "fct_trial_balance",
+}
 
 
 def test_balances_sum_to_the_control_totals_of_customers(finance: FinanceUnderTest) -> None:
@@ -67,7 +74,7 @@ def test_full_refresh_equals_incremental(finance: FinanceUnderTest) -> None:
 
 def test_models_pass_their_unit_tests(finance: FinanceUnderTest) -> None:
     done = build(finance.login, finance.book.days[0], kinds=("model", "unit_test"))
-    assert len([one for one in done if one.kind == "unit_test"]) == 5
+    assert len([one for one in done if one.kind == "unit_test"]) == 8
     assert [one.message for one in done if not one.fine] == []
 
 

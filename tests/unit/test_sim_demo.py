@@ -49,7 +49,13 @@ def test_demo_shows_every_case_on_every_day(default_demo: Path) -> None:
     assert isinstance(events[-1], CutOff)
     assert len({e.reason for e in events if isinstance(e, Rejected)}) >= 7
     kinds = Counter(e.kind for e in events if isinstance(e, Transfer))
-    for kind in (TransferKind.DEPOSIT, TransferKind.WITHDRAWAL_CONFIRMED, TransferKind.WITHDRAWAL_FAILED):
+    for kind in (
+        TransferKind.DEPOSIT,
+        TransferKind.WITHDRAWAL_CONFIRMED,
+        TransferKind.WITHDRAWAL_FAILED,
+        TransferKind.STAKE,
+        TransferKind.UNSTAKE,
+    ):
         assert kinds[kind] > 5
     for number in range(3):
         state = history.state_at_cutoff(default_demo, config.first_day + timedelta(days=number))
@@ -58,7 +64,7 @@ def test_demo_shows_every_case_on_every_day(default_demo: Path) -> None:
         assert state.state.withdrawals, "some withdrawals are in transit at every cut-off"
         assert sum(1 for _ in state.resting()) > 20
         assert {a.decimals for a in state.registry.assets.values()} >= {18}
-        assert len(state.registry.assets) == 6
+        assert len(state.registry.assets) == 7
         assert {"u-0001", "u-0500", "mm-01", "mm-10"} <= set(state.registry.account_by_name)
         for asset in state.registry.assets:
             assert state.external_flows(asset) > 0
