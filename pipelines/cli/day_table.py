@@ -17,6 +17,7 @@ _SHORT = {
     "fee_clearing_swept": "fees swept",
     "marks_fresh": "marks",
     "engine_vs_ledger": "engine=ledger",
+    "rewards_as_accrued": "rewards=accrued",
     "trees_equal_control_totals": "trees=totals",
 }
 
