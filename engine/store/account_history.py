@@ -6,7 +6,8 @@ What does not: what must hold (see `engine.accounts.history`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
+from contextlib import closing
 
 import psycopg
 
@@ -34,7 +35,7 @@ def verify_history(connection: psycopg.Connection) -> Verified:
     with connection.transaction():
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
         connection.execute("SET LOCAL enable_hashjoin = off")
-        found = verify(_lines(connection), rules(connection))
+        found = verify_in(connection)
         missing = connection.execute(
             "SELECT u.user_id FROM accounts.users u WHERE NOT EXISTS (SELECT FROM accounts.account_state_transitions h"
             " WHERE h.user_id = u.user_id) ORDER BY 1 LIMIT 1"
@@ -42,6 +43,18 @@ def verify_history(connection: psycopg.Connection) -> Verified:
         if missing is not None:
             raise HistoryBrokenError(str(missing[0]), "1", "the account has no history")
         return found
+
+
+def verify_in(connection: psycopg.Connection) -> Verified:
+    """Verify the rows that the transaction under way sees.
+
+    Raises:
+        HistoryBrokenError: at the first row that does not hold.
+    """
+    allowed = rules(connection)
+    # Closed at the first bad row: the traceback would keep the COPY open, and nothing could be asked beside it.
+    with closing(_lines(connection)) as lines:
+        return verify(lines, allowed)
 
 
 def rules(connection: psycopg.Connection) -> dict[Rule, bool]:
@@ -52,7 +65,7 @@ def rules(connection: psycopg.Connection) -> dict[Rule, bool]:
     return {(str(row[0]), str(row[1]), str(row[2])): bool(row[3]) for row in rows}
 
 
-def _lines(connection: psycopg.Connection) -> Iterator[bytes]:
+def _lines(connection: psycopg.Connection) -> Generator[bytes, None, None]:
     with connection.cursor() as cursor, cursor.copy(_ROWS.encode()) as copy:
         for block in copy:
             yield bytes(block)
