@@ -33,7 +33,7 @@ def build(partitions: dg.PartitionsDefinition) -> list[dg.AssetsDefinition]:
                 ("log_index", "bigint"),
                 ("checkpoint", "text"),
             ],
-            deps=[("reserves", "liability_trees"), ("positions", "volume_30d"), ("accounts", "reactivations")],
+            deps=[("reserves", "attestations"), ("positions", "volume_30d"), ("accounts", "reactivations")],
         ),
         step_asset(
             inclusion_proofs.STEP,

@@ -62,9 +62,12 @@ GATES: dict[str, tuple[tuple[str, str], str]] = {
         ("reserves", "liability_trees"),
         "The sum of a tree's leaves is the control total of class customer, and that of the snapshots.",
     ),
+    policy.RESERVES_COVER_LIABILITIES: (
+        ("reserves", "attestations"),
+        "Attested reserves are at least what is owed, for every asset.",
+    ),
 }
 """Gate -> the asset key whose step has it judged, and the invariant in words."""
-
 
 def build_gate_checks(partitions: dg.PartitionsDefinition) -> list[dg.AssetChecksDefinition]:
     """One blocking check a gate.

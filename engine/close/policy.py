@@ -16,6 +16,7 @@ from engine.errors import ConfigError
 from engine.fees.tiers import schedule_of
 from engine.market.index import IndexRule
 from engine.recon.sources import contracts_of, wallets_of
+from engine.reserves.attestation import Address
 from engine.screening.lists import ListSpec
 from engine.screening.names import HIGHEST, LOWEST
 from engine.staking.rule import StakingRule
@@ -32,6 +33,7 @@ STAKING_VS_CHAIN = "staking_vs_chain"
 TREES_EQUAL_CONTROL_TOTALS = "trees_equal_control_totals"
 QUANTITY_IDENTITY = "quantity_identity"
 VALUE_IDENTITY = "value_identity"
+RESERVES_COVER_LIABILITIES = "reserves_cover_liabilities"
 
 CORE_GATES = (
     DEBITS_EQUAL_CREDITS,
@@ -98,6 +100,9 @@ class Policy:
         fee_treatment: `disposal`: a fee is an expense, paid at mark; `capitalised`: it is part of the price.
         deposit_basis: what deposited coins cost: `mark_at_arrival` or `closing_mark`.
         unpriced_basis: what comes before its asset's first tick is worth: `first_mark`, that of the date, or `refuse`.
+        reserve_addresses: addresses attested as reserves, `asset chain address method`; none: no ratio is judged.
+        attestation_max_age_days: oldest checkpoint that an ownership proof may sign, in days before the cut-off.
+        reserve_reading_max_age_s: how far from the cut-off an address's balance may be read, in seconds.
         written: names of the fields that the policy was written down with; none: all of them. A policy of an
             earlier release keeps its text, and so its hash, when a later one adds a field with a default.
     """
@@ -143,11 +148,16 @@ class Policy:
     fee_treatment: str = "disposal"
     deposit_basis: str = "mark_at_arrival"
     unpriced_basis: str = "first_mark"
+    reserve_addresses: tuple[str, ...] = ()
+    attestation_max_age_days: int = 30
+    reserve_reading_max_age_s: int = 3600
     written: frozenset[str] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         CutOffRule.parse(self.cutoff)
         lists = [ListSpec.parse(text).name for text in self.screening_lists]
+        for address in self.reserve_addresses:
+            Address.parse(address)
         problems = [
             name
             for name, fine in (
@@ -171,6 +181,13 @@ class Policy:
                 ("fee_treatment", self.fee_treatment in ("disposal", "capitalised")),
                 ("deposit_basis", self.deposit_basis in ("mark_at_arrival", "closing_mark")),
                 ("unpriced_basis", self.unpriced_basis in ("first_mark", "refuse")),
+                ("reserve_addresses", len(set(self.reserve_addresses)) == len(self.reserve_addresses)),
+                ("attestation_max_age_days", 0 < self.attestation_max_age_days <= 366),
+                ("reserve_reading_max_age_s", 0 < self.reserve_reading_max_age_s <= 86_400),
+                (
+                    "required_gates (addresses are attested: reserves_cover_liabilities is one of them)",
+                    not self.reserve_addresses or RESERVES_COVER_LIABILITIES in self.required_gates,
+                ),
             )
             if not fine
         ]

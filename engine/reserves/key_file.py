@@ -17,7 +17,7 @@ from pathlib import Path
 from engine.errors import ConfigError
 from engine.reserves.checkpoint import Vkey, origin_of, parse_vkey, vkey_text
 from engine.reserves.fields import FormatError, check_hex, check_integer, exact_object, load_strict_json
-from engine.reserves.keys import KeySet, ReserveKeys, mark_public
+from engine.reserves.keys import BookKeys, KeySet, ReserveKeys, mark_public
 
 VERSION = "compline-keys/1"
 _KEYS = ("v", "purpose", "key_epoch", "master", "manifest_seed", "checkpoint_seed")
@@ -150,7 +150,7 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def published_keys_text(keys: KeySet, exchange: str) -> str:
+def published_keys_text(keys: BookKeys, exchange: str) -> str:
     """The published key file: the manifest key in hex, then the checkpoint key as a C2SP vkey."""
     manifest_key = keys.manifest_signer().public_key.hex()
     return f"{manifest_key}\n{vkey_text(origin_of(exchange), keys.checkpoint_signer().public_key)}\n"

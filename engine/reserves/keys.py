@@ -11,10 +11,16 @@ import hmac
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 from engine.errors import ConfigError
 from engine.reserves.fields import check_account, check_exchange, check_integer, u32
-from engine.reserves.signing import Ed25519CheckpointSigner, Ed25519ManifestSigner
+from engine.reserves.signing import (
+    CheckpointSigner,
+    Ed25519CheckpointSigner,
+    Ed25519ManifestSigner,
+    ManifestSigner,
+)
 
 KEY_BYTES = 32
 
@@ -92,6 +98,20 @@ class ReserveKeys:
     def __post_init__(self) -> None:
         _check_secret(self.master, "master key")
         check_integer(self.key_epoch, 0, 2**32 - 1, where="key_epoch")
+
+
+class BookKeys(Protocol):
+    """What a book seals with, wherever its signing keys are kept (a file, the environment, a KMS)."""
+
+    @property
+    def reserve(self) -> ReserveKeys:
+        """The master key."""
+
+    def manifest_signer(self) -> ManifestSigner:
+        """The signer of manifests."""
+
+    def checkpoint_signer(self) -> CheckpointSigner:
+        """The signer of checkpoints."""
 
 
 @dataclass(frozen=True)

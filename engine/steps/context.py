@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.close.policy import Policy
-from engine.reserves.keys import KeySet
+from engine.reserves.keys import BookKeys
 from engine.store.books import Book
 from engine.store.connect import Connection
 from engine.store.days import Day
@@ -48,7 +48,7 @@ class StepContext:
     policy: Policy
     journal_dir: Path
     evidence_dir: Path
-    load_keys: Callable[[], KeySet]
+    load_keys: Callable[[], BookKeys]
     now: datetime
     recapture: bool = False
     tree_kernel: str = "auto"

@@ -6,6 +6,7 @@ What belongs here: the list. What does not: the graph that Dagster draws from it
 from __future__ import annotations
 
 from engine.steps import (
+    attestations,
     control_totals,
     custody_covers_liabilities,
     custody_movements,
@@ -56,6 +57,7 @@ STEPS: tuple[Step, ...] = (
     screening_hits.STEP,
     reactivations.STEP,
     liability_trees.STEP,
+    attestations.STEP,
     seals.STEP,
     inclusion_proofs.STEP,
     evidence_packs.STEP,

@@ -13,11 +13,14 @@ from engine.errors import GateError
 from engine.reserves.checkpoint import sign_checkpoint
 from engine.reserves.entries import GateVerdict, verdicts_sha256
 from engine.reserves.header import Header
+from engine.reserves.key_file import published_keys_text
 from engine.reserves.manifest import SignedManifest, build_manifest, parse_manifest, sign_manifest
+from engine.reserves.rotation import walk
+from engine.reserves.signing import key_id
 from engine.steps import liability_trees
 from engine.steps.context import Inputs, Step, StepContext, StepOutput
 from engine.steps.liability_trees import entries_digest, header_of
-from engine.store import days, log, runs, seals, trees
+from engine.store import attestations, days, log, rotations, runs, seals, trees
 from engine.store.connect import Connection
 from engine.store.days import Day
 
@@ -34,6 +37,7 @@ def write(connection: Connection, context: StepContext, day: Day) -> StepOutput:
         GateError: the day is not reconciled, the trees are another day's, or the database refuses the seal.
     """
     index = log.lock(connection)
+    require_keys_in_force(connection, context)
     header = header_of(context, day, index)
     signed = _signed_manifest(connection, context, header)
     keys = context.load_keys()
@@ -69,6 +73,25 @@ def write(connection: Connection, context: StepContext, day: Day) -> StepOutput:
     )
 
 
+def require_keys_in_force(connection: Connection, context: StepContext) -> None:
+    """Refuse keys that do not follow from those of the log: outsiders could not tell them from a thief's.
+
+    Raises:
+        GateError: the keys are others than those in force.
+    """
+    exchange, keys = context.book.exchange, context.load_keys()
+    chain = walk(rotations.read(connection), exchange)
+    last = seals.last_key_id(connection)
+    ours = key_id(keys.manifest_signer().public_key)
+    follows = chain[-1].text == published_keys_text(keys, exchange) if chain else last in (None, ours)
+    if not follows:
+        raise GateError(
+            f"manifest key {ours} does not sign this log: key {last} did, and no rotation leads to other keys",
+            rule="keys change by signed rotations, never by replacing the key file",
+            next_step="put the key file back; to change keys, or to end a change that was cut short: keys rotate",
+        )
+
+
 def _signed_manifest(connection: Connection, context: StepContext, header: Header) -> SignedManifest:
     day, version = context.close_date, header.version
     entries = trees.read_entries(connection, header)
@@ -91,6 +114,7 @@ def _signed_manifest(connection: Connection, context: StepContext, header: Heade
         verdicts_sha256=verdicts_sha256(
             [GateVerdict(g.gate, g.scope, g.verdict, g.waiver) for g in days.gates(connection, day)]
         ),
+        reserves=attestations.entries(connection, day, version),
         other_liabilities=trees.other_liabilities(connection, day, version),
         receivables=trees.receivables(connection, day, version),
         prev_checkpoint=seals.last_checkpoint(connection),

@@ -42,6 +42,8 @@ _PARTS: dict[str, str] = {
     "adjustments": "SELECT adjustment_id, decision, payload_sha256 FROM accounts.adjustment_decisions",
     "screening": "SELECT close_date, user_id, list, entry, matched, score FROM accounts.screening_hits",
     "trees": "SELECT close_date, version, asset, height, root, trim_scale(total) FROM reserves.liability_trees",
+    "attestations": "SELECT close_date, version, asset, chain, address, trim_scale(amount), block_height, block_hash,"
+    " ownership FROM reserves.attestations",
     "log": "SELECT log_index, encode(leaf_hash, 'hex') FROM reserves.log_entries",
 }
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import psycopg
 from pymerkle.core import BaseMerkleTree
 
+from engine.reserves.log_check import LogRow
+
 
 class ManifestLog(BaseMerkleTree):  # type: ignore[misc]
     """RFC 6962 tree whose leaves are manifests; appends happen in the caller's transaction.
@@ -53,6 +55,15 @@ class ManifestLog(BaseMerkleTree):  # type: ignore[misc]
     def leaf_hashes(self) -> list[bytes]:
         """Hashes of all leaves, oldest first (32 bytes each): what proofs are made from."""
         return self._get_leaves(0, self._get_size())
+
+
+def rows(connection: psycopg.Connection) -> list[LogRow]:
+    """Every entry with its seal, by index."""
+    found = connection.execute(
+        "SELECT e.log_index, e.entry, e.leaf_hash, s.manifest, s.signature, s.key_id, s.checkpoint"
+        " FROM reserves.log_entries e LEFT JOIN close.seals s USING (log_index) ORDER BY e.log_index"
+    )
+    return [LogRow(int(row[0]), bytes(row[1]), bytes(row[2]), *row[3:]) for row in found]
 
 
 def lock(connection: psycopg.Connection) -> int:

@@ -75,6 +75,14 @@ def last_checkpoint(connection: psycopg.Connection) -> str | None:
     return str(row[0]) if row else None
 
 
+def last_key_id(connection: psycopg.Connection) -> str | None:
+    """The manifest key of the newest entry of the log."""
+    row = connection.execute(
+        "SELECT key_id FROM close.seals WHERE log_index IS NOT NULL ORDER BY log_index DESC LIMIT 1"
+    ).fetchone()
+    return str(row[0]) if row else None
+
+
 def last_log_index(connection: psycopg.Connection, day: date) -> int | None:
     """The log index of the newest sealed version of a date."""
     row = connection.execute("SELECT max(log_index) FROM close.seals WHERE close_date = %s", (day,)).fetchone()

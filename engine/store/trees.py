@@ -120,17 +120,17 @@ def read_entries(connection: psycopg.Connection, header: Header) -> list[AssetEn
 
 
 def other_liabilities(connection: psycopg.Connection, day: date, version: int) -> list[OtherLiability]:
-    """House accounts that are owed to somebody, in smallest units."""
+    """House accounts that are owed to somebody, in smallest units; a debit balance is no debt and is left out."""
     rows = _balances(connection, day, version, "other_liability")
-    return [OtherLiability(account, asset, units) for account, asset, units in rows]
+    return [OtherLiability(account, asset, units) for account, asset, units in rows if units > 0]
 
 
 def receivables(connection: psycopg.Connection, day: date, version: int) -> list[Receivable]:
     """What customers owe, gross by asset, in smallest units; never netted."""
     sums: defaultdict[str, int] = defaultdict(int)
     for _, asset, units in _balances(connection, day, version, "receivable"):
-        sums[asset] -= units
-    return [Receivable(asset, units) for asset, units in sorted(sums.items())]
+        sums[asset] += max(-units, 0)
+    return [Receivable(asset, units) for asset, units in sorted(sums.items()) if units]
 
 
 def _balances(

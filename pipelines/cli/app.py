@@ -9,7 +9,22 @@ import sys
 
 import typer
 
-from pipelines.cli import accounts, alerts, close, demo, exchange, keys, ledger, local, market, pnl, proofs, recon
+from pipelines.cli import (
+    accounts,
+    alerts,
+    close,
+    demo,
+    evidence,
+    exchange,
+    keys,
+    ledger,
+    local,
+    market,
+    pnl,
+    proofs,
+    recon,
+    reserves,
+)
 from pipelines.cli.output import err
 
 app = typer.Typer(
@@ -26,9 +41,9 @@ app.add_typer(exchange.app, name="exchange")
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(recon.app, name="recon")
 app.add_typer(accounts.app, name="accounts")
-reserves = typer.Typer(help="Proof of reserves.", no_args_is_help=True)
-proofs.register(reserves)
-app.add_typer(reserves, name="reserves")
+proofs.register(reserves.app)
+app.add_typer(reserves.app, name="reserves")
+app.add_typer(evidence.app, name="evidence")
 app.add_typer(alerts.app, name="alerts")
 app.add_typer(market.app, name="market")
 app.command("pnl")(pnl.pnl)

@@ -53,6 +53,7 @@ INSERTS: dict[str, set[str]] = {
         "market.mark_prices",
         "market.mark_ticks",
         "reserves.liability_trees",
+        "reserves.key_rotations",
         "reserves.log_entries",
     },
     COLLECTOR: {"capture.readings"},
@@ -71,12 +72,15 @@ READS: dict[str, set[str]] = {
     FINANCE: set(),
     AUDITOR: {
         "close.reopenings",
+        "close.seal_breaks",
+        "close.seal_gates",
         "close.seals",
         "recon.verdicts",
         "recon.breaks",
         "recon.waivers",
         "reserves.liability_trees",
         "reserves.attestations",
+        "reserves.key_rotations",
         "reserves.log_entries",
     },
 }
