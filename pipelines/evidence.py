@@ -1,4 +1,4 @@
-"""Evidence of sealed days for commands: the trees of a day, opened or made again.
+"""Evidence of sealed days for commands: the trees of a day, opened or made again, and packs in folders.
 
 What belongs here: a step's context for reading, without a lease. What does not: what evidence is (see `engine.steps`).
 """
@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from contextlib import closing
 from datetime import date
+from pathlib import Path
 
 from engine import clock
-from engine.errors import GateError
+from engine.errors import GateError, InputError
 from engine.reserves.arena import TreeArena
 from engine.reserves.manifest import parse_manifest
+from engine.reserves.pack import read_pack
 from engine.steps import liability_trees
 from engine.steps.context import StepContext
+from engine.steps.replay_audit import Pack
 from engine.store import seals
 from engine.store.connect import connect, typed_errors
 from pipelines.books import OpenBook
@@ -49,3 +52,30 @@ def sealed_trees(opened: OpenBook, day: date, version: int | None = None) -> dic
             raise GateError(f"{day} is not sealed: it has no trees", next_step=f"compline close run {day}")
         header = parse_manifest(seal.manifest.encode()).header
         return liability_trees.stored(connection, reading_context(opened, day), header)
+
+
+def packs_up_to(path: Path, day: date) -> list[Pack]:
+    """The packs of a date and of earlier ones that are at hand, oldest first, one version a date.
+
+    Of the date itself it is the newest version, of an earlier one the newest that was in the log before it.
+
+    Args:
+        path: one pack, or a folder that packs lie in at any depth.
+        day: close date; its pack is the last.
+
+    Raises:
+        InputError: the date's own pack is not there, or a pack cannot be read.
+    """
+    found: dict[str, list[Pack]] = {}
+    for file in [path] if path.is_file() else sorted(path.rglob("evidence-*-v*.zip")):
+        pack = Pack(read_pack(file))
+        found.setdefault(pack.manifest.header.close_date, []).append(pack)
+    own = max(found.get(str(day), []), key=lambda one: one.manifest.header.seq, default=None)
+    if own is None:
+        raise InputError(f"{path} has no evidence pack of {day}", next_step=f"compline evidence pack {day}")
+    before = [
+        max(earlier, key=lambda one: one.manifest.header.seq)
+        for name, packs in sorted(found.items())
+        if name < str(day) and (earlier := [p for p in packs if p.manifest.header.seq < own.manifest.header.seq])
+    ]
+    return [*before, own]

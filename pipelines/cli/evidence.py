@@ -5,22 +5,26 @@ What belongs here: the commands. What does not: what a pack holds (see `engine.s
 
 from __future__ import annotations
 
+import tempfile
 from contextlib import closing
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from engine.clock import parse_close_date
-from engine.errors import UncheckedError
+from engine.errors import GateError, UncheckedError
 from engine.reserves.pack import pack_name, write_pack
 from engine.reserves.verifier import compline_verify
 from engine.steps.evidence_packs import pack_files
+from engine.steps.replay_audit import Audit, audit
 from engine.store import seals
 from engine.store.connect import connect, typed_errors
-from pipelines.cli.options import BookName, DryRun, Json, opened
-from pipelines.cli.output import errors, put_json, talk
-from pipelines.evidence import reading_context
+from pipelines.cli.options import BookName, DryRun, Json, opened, settings_of
+from pipelines.cli.output import errors, put_json, put_table, talk
+from pipelines.cli.reserves import read_small
+from pipelines.evidence import packs_up_to, reading_context
+from pipelines.key_store import load_keys_file
 
 app = typer.Typer(help="Evidence of sealed days.", no_args_is_help=True)
 
@@ -90,3 +94,77 @@ def verify(
     given += ["--key", str(key)] if key else []
     given += ["--checkpoint", *map(str, checkpoint)] if checkpoint else []
     raise typer.Exit(compline_verify.main([*given, *(["--json"] if as_json else [])]))
+
+
+@app.command()
+def replay(
+    date: Annotated[str, typer.Argument(help="Close date.")],
+    journal: Annotated[Path, typer.Argument(help="The order journal, or the folder that it lies in.")],
+    evidence: Annotated[
+        Path | None, typer.Option("--evidence", help="A pack, or a folder of packs; default this machine's evidence.")
+    ] = None,
+    key: Annotated[Path | None, typer.Option("--key", help="The published key file, from elsewhere.")] = None,
+    master: Annotated[
+        Path | None, typer.Option("--master", help="The secret key file: the roots are computed too.")
+    ] = None,
+    dump: Annotated[
+        list[Path] | None, typer.Option("--dump", help="An auditor's dump of a tree; several may be given.")
+    ] = None,
+    book: BookName = None,
+    as_json: Json = False,
+) -> None:
+    """Compute a sealed date again from the order journal, with no database, and name the first difference."""
+    with errors(as_json=as_json):
+        day = parse_close_date(date)
+        settings = settings_of(book)
+        packs = packs_up_to(evidence or settings.home / "evidence" / settings.book, day)
+        dumps = [_dumped(path) for path in dump or []]
+        with tempfile.TemporaryDirectory() as scratch:
+            found = audit(
+                journal,
+                packs,
+                published_keys=read_small(key).decode("utf-8", "replace") if key else None,
+                master=load_keys_file(master).reserve if master else None,
+                dumps=dumps,
+                scratch=Path(scratch) / "trees",
+            )
+        _put_audit(found, as_json)
+        if found.first_difference is not None:
+            raise typer.Exit(1)
+
+
+def _dumped(path: Path) -> dict[str, Any]:
+    try:
+        return dict(compline_verify.check_dump(str(path))[0])
+    except compline_verify.ProofError as error:
+        raise GateError(
+            f"{path}: {error}", rule="a dump's leaves climb to the root and total of its first line"
+        ) from None
+
+
+def _put_audit(found: Audit, as_json: bool) -> None:
+    different = found.first_difference
+    if as_json:
+        put_json(
+            {
+                "close_date": found.close_date,
+                "version": found.version,
+                "first_difference": vars(different) if different else None,
+                "compared": [{**vars(one), "equal": one.equal} for one in found.comparisons],
+                "notes": found.notes,
+            }
+        )
+        return
+    put_table(
+        ["what", "computed here", "sealed", ""],
+        [
+            [one.what, one.here, one.sealed if not one.equal else "", "pass" if one.equal else "fail"]
+            for one in found.comparisons
+        ],
+    )
+    for note in found.notes:
+        talk(note)
+    if different is None:
+        talk(f"{found.close_date} v{found.version}: the journal and the evidence give what was sealed")
+    else:
+        talk(f"first difference: {different.what}: here {different.here}, sealed {different.sealed}")
