@@ -69,6 +69,7 @@ GATES: dict[str, tuple[tuple[str, str], str]] = {
 }
 """Gate -> the asset key whose step has it judged, and the invariant in words."""
 
+
 def build_gate_checks(partitions: dg.PartitionsDefinition) -> list[dg.AssetChecksDefinition]:
     """One blocking check a gate.
 

@@ -18,6 +18,13 @@ from engine.store.seals import Seal
 
 Rows = list[dict[str, Any]]
 
+_READ = (
+    "SELECT reading_id FROM custody.wallet_balances WHERE close_date = %(d)s AND version = %(v)s"
+    " UNION SELECT reading_id FROM chain.staking_totals WHERE close_date = %(d)s AND version = %(v)s"
+    " UNION SELECT reading_id FROM market.index_constituents WHERE close_date = %(d)s AND version = %(v)s"
+)
+"""The readings that `close.books_digests` digests; a pack whose digests are not the seal's is never written."""
+
 
 def gates(connection: psycopg.Connection, seal: Seal) -> Rows:
     """The required gates as the seal saw them, by gate and scope."""
@@ -89,9 +96,7 @@ def marks(connection: psycopg.Connection, seal: Seal) -> Rows:
 def readings(connection: psycopg.Connection, seal: Seal) -> Rows:
     """The captured readings that are in the books hash."""
     rows = connection.execute(
-        "SELECT source, subject, at, sha256 FROM capture.readings WHERE reading_id IN"
-        " (SELECT reading_id FROM custody.wallet_balances WHERE close_date = %(d)s AND version = %(v)s"
-        " UNION SELECT reading_id FROM chain.staking_totals WHERE close_date = %(d)s AND version = %(v)s)"
+        f"SELECT source, subject, at, sha256 FROM capture.readings WHERE reading_id IN ({_READ})"
         ' ORDER BY source COLLATE "C", subject COLLATE "C", at',
         {"d": seal.close_date, "v": seal.version},
     )
@@ -209,9 +214,7 @@ _DIGESTS = {
     "marks": "SELECT close.row_hash(m.asset, trim_scale(m.price)::text, m.source, close.iso_us(m.at)) AS h"
     " FROM market.mark_prices m WHERE m.close_date = %(d)s AND m.version = %(v)s",
     "readings": "SELECT close.row_hash(r.source, r.subject, close.iso_us(r.at), r.sha256) AS h FROM capture.readings r"
-    " WHERE r.reading_id IN"
-    " (SELECT reading_id FROM custody.wallet_balances WHERE close_date = %(d)s AND version = %(v)s"
-    " UNION SELECT reading_id FROM chain.staking_totals WHERE close_date = %(d)s AND version = %(v)s)",
+    f" WHERE r.reading_id IN ({_READ})",
     "engine_balances": "SELECT close.row_hash(b.account, b.asset, trunc(b.available * s.scale)::text,"
     " trunc(b.locked * s.scale)::text, trunc(b.staked * s.scale)::text, trunc(b.in_transit * s.scale)::text) AS h"
     " FROM exchange.engine_balances b JOIN exchange.assets s ON s.asset = b.asset"
