@@ -173,6 +173,17 @@ def set_cap(
     return int(row[0])
 
 
+def caps(connection: psycopg.Connection) -> list[dict[str, str]]:
+    """All caps, by asset and the instant from which they hold; JSON-ready."""
+    rows = connection.execute(
+        "SELECT asset, close.iso_us(effective_at), trim_scale(max_amount)::text, max_share_ppm::text,"
+        " trim_scale(max_maker_day)::text, reason, maker, checker FROM accounts.adjustment_caps"
+        " ORDER BY asset, effective_at, cap_id"
+    ).fetchall()
+    keys = ("asset", "effective_at", "max_amount", "max_share_ppm", "max_maker_day", "reason", "maker", "checker")
+    return [dict(zip(keys, row, strict=True)) for row in rows]
+
+
 def read(connection: psycopg.Connection, adjustment_id: int) -> Adjustment:
     """One adjustment that is there."""
     with connection.cursor(row_factory=class_row(Adjustment)) as cursor:

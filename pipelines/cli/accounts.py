@@ -21,7 +21,7 @@ from engine.store import accounts
 from engine.store.account_history import verify_history
 from engine.store.connect import connect, typed_errors
 from pipelines.books import OpenBook
-from pipelines.cli import accounts_closure, accounts_hold, accounts_kyc
+from pipelines.cli import accounts_adjust, accounts_closure, accounts_hold, accounts_kyc, accounts_screen
 from pipelines.cli.account_options import By, Reason, Second, Who, changing, put_done
 from pipelines.cli.options import BookName, DryRun, Json, opened
 from pipelines.cli.output import errors, out, put_json, put_table
@@ -30,6 +30,8 @@ app = typer.Typer(help="Accounts: states, holds, reviews, closures.", no_args_is
 app.add_typer(accounts_hold.app, name="hold")
 app.add_typer(accounts_kyc.app, name="kyc")
 app.add_typer(accounts_closure.app, name="closure")
+accounts_adjust.register(app)
+accounts_screen.register(app)
 
 
 @contextmanager
