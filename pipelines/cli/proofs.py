@@ -157,7 +157,7 @@ def verify(
     """Check a file as an outsider does: exit 0 valid, 1 invalid, 2 not checked to the end (or not anchored)."""
     kind = "history" if path.is_dir() else "evidence" if path.suffix == ".zip" else "proof"
     arguments = [kind, str(path)]
-    arguments += ["--checkpoint", *map(str, checkpoint)] if checkpoint else []
+    arguments += [word for one in checkpoint or [] for word in ("--checkpoint", str(one))]
     arguments += ["--key", str(key)] if key else []
     raise typer.Exit(compline_verify.main([*arguments, *(["--json"] if as_json else [])]))
 

@@ -1,14 +1,18 @@
 """The published must-fail files: they are what the script makes, and the verifier refuses each by its rule."""
 
+import json
+import os
 import resource
 import subprocess
 import sys
 
 import pytest
 
+from engine.reserves.verifier import compline_verify
 from tests.fixtures.proof_files import VERIFIER, run_verifier
 from tests.truth.must_fail import FOLDER, all_cases, folder_files
 
+GOOD = json.loads((FOLDER / "good-proof.json").read_text())
 CASES = {case.name: case for case in all_cases()}
 
 
@@ -35,10 +39,6 @@ def test_the_good_files_are_valid(anchor):
 @pytest.mark.parametrize("name", CASES)
 def test_every_attack_is_refused_by_its_rule(name, tmp_path, anchor, capsys):
     """In this process: a hundred interpreters would take a minute."""
-    import json
-
-    from engine.reserves.verifier import compline_verify
-
     case = CASES[name]
     (tmp_path / "file").write_bytes(case.data)
     assert compline_verify.main([case.command, str(tmp_path / "file"), *anchor, "--json"]) == 1
@@ -76,8 +76,11 @@ def test_a_gigabyte_is_refused_before_it_is_read(tmp_path, anchor, command):
         b'"' + b"\\n" * (2**23 - 1) + b'"',
         b"9" * 2**24,
         b'{"manifest":' + b'"' * 2**20,
+        *(b'{"v":%s}' % (b"[" * depth + b"]" * depth) for depth in (900, 980, 2000)),
+        json.dumps({**GOOD, "manifest": GOOD["manifest"].replace(":1,", f":{'[' * 970}{']' * 970},")}).encode(),
+        json.dumps({**GOOD, "account": ["x" * 10**6] * 10}).encode(),
     ],
-    ids=["brackets", "empty lists", "objects", "escapes", "digits", "quotes"],
+    ids=lambda text: ascii(text[:12]),
 )
 def test_hostile_json_of_the_largest_size_stays_in_bounds(tmp_path, anchor, text):
     (tmp_path / "file").write_bytes(text)
@@ -87,10 +90,12 @@ def test_hostile_json_of_the_largest_size_stays_in_bounds(tmp_path, anchor, text
 
 
 def test_what_cannot_be_read_is_not_checked(tmp_path, anchor):
-    for path in (tmp_path, tmp_path / "absent", "/dev/zero"):
-        run = run_verifier("proof", path, *anchor)
-        assert run.code == 2
-        assert run.said.startswith("NOT CHECKED")
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path, tmp_path / "absent", "/dev/zero", tmp_path / "pipe"):
+        for command in ("proof", "evidence", "tree"):
+            run = run_verifier(command, path, *anchor)
+            assert run.code == 2
+            assert run.said.startswith("NOT CHECKED")
 
 
 def test_wrong_usage_is_not_checked():

@@ -53,8 +53,8 @@ def test_each_days_own_checkpoint_anchors_it(folder, log):
     place = _history(folder, log, range(4), size=None)
     key = ["--key", folder / "key"]
     assert run_verifier("history", place, "--checkpoint", folder / "checkpoint-4", *key).code == 2
-    everything = [folder / f"checkpoint-{size}" for size in range(1, 5)]
-    assert run_verifier("history", place, "--checkpoint", *everything, *key).code == 0
+    everything = [word for size in range(1, 5) for word in ("--checkpoint", folder / f"checkpoint-{size}")]
+    assert run_verifier("history", *everything, *key, place).code == 0
 
 
 def test_an_older_proof_is_anchored_by_consistency(folder, log, anchor):

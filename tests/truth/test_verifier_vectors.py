@@ -66,6 +66,10 @@ def test_the_verifier_imports_the_standard_library_alone():
     assert not {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)} & {"eval", "exec", "__import__"}
 
 
+def test_the_verifier_is_written_for_older_pythons_too():
+    ast.parse(VERIFIER.read_text(encoding="utf-8"), feature_version=(3, 8))
+
+
 def test_there_is_one_copy_of_the_verifier():
     root = VERIFIER.parents[3]
     found = [path for path in root.rglob("compline_verify.py") if not {".venv", ".compline"} & set(path.parts)]

@@ -22,6 +22,7 @@ import binascii
 import datetime
 import hashlib
 import hmac
+import io
 import json
 import os
 import re
@@ -82,13 +83,22 @@ def shown(value: object) -> str:
     return ascii(value[:60] if isinstance(value, (str, list)) else value)[:80]
 
 
-def read_file(path: str, limit: int = LIMIT) -> bytes:
-    """A file's bytes; one that is too long is refused before it is read."""
+def plain_size(path: str) -> int:
+    """How long a plain file is; pipes and devices are not read, they may have no end."""
     try:
         status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode):
-            raise NotCheckedError(f"{path}: not a plain file")
-        need(status.st_size <= limit, "size", "file", f"{path}: {status.st_size} bytes, at most {limit} are read")
+    except (OSError, ValueError) as error:
+        raise NotCheckedError(f"{path}: {error}") from None
+    if not stat.S_ISREG(status.st_mode):
+        raise NotCheckedError(f"{path}: not a plain file")
+    return status.st_size
+
+
+def read_file(path: str, limit: int = LIMIT) -> bytes:
+    """A file's bytes; one that is too long is refused before it is read."""
+    size = plain_size(path)
+    need(size <= limit, "size", "file", f"{path}: {size} bytes, at most {limit} are read")
+    try:
         with open(path, "rb") as file:
             data = file.read(limit + 1)
     except (OSError, ValueError) as error:
@@ -421,11 +431,9 @@ class Trust:
         held = False
         for ours in self.checkpoints:
             need(ours.origin == stated.origin, "fork", level, f"your checkpoint is of {shown(ours.origin)}")
-            same = ours.root == stated.root
-            need(
-                ours.size != stated.size or same, "fork", level, f"at size {ours.size} your checkpoint has another root"
-            )
-            held = held or ours.size == stated.size
+            same = ours.size == stated.size
+            need(not same or ours.root == stated.root, "fork", level, f"yours of size {ours.size} has another root")
+            held = held or same
             low, high = sorted((stated, ours), key=lambda one: one.size)
             for size1, size2, hashes in self.links:
                 if (size1, size2) == (low.size, high.size) and low.size < high.size:
@@ -536,12 +544,8 @@ def read_manifest(data: bytes) -> Manifest:
     for key in ("snapshot", "reserves"):
         entries = [jcs(one) for one in m["assets" if key == "snapshot" else key]]
         need(merkle_root(entries).hex() == m[key + "_root"], key + "-root", "manifest", "not the root of its list")
-    need(
-        (m["supersedes"] is None) == (m["version"] == 1),
-        "supersedes",
-        "manifest",
-        "version 1 supersedes nothing, later ones do",
-    )
+    fits = (m["supersedes"] is None) == (m["version"] == 1)
+    need(fits, "supersedes", "manifest", "version 1 supersedes nothing, later ones do")
     if m["supersedes"] is not None:
         integer(m["supersedes"], 0, m["seq"] - 1, "manifest", "supersedes")
     prev = None if m["prev_checkpoint"] is None else read_checkpoint(m["prev_checkpoint"], "prev_checkpoint")
@@ -563,12 +567,8 @@ def check_log(manifest: Manifest, log: Any, trust: Trust) -> bool:
     index, size = (integer(value[key], 0, SAFE, "log", key) for key in ("index", "size"))
     hashes = [unhex(one, 32, "log", "hash") for one in a_list(value["hashes"], "log", 64)]
     stated = read_checkpoint(value["checkpoint"], "log")
-    need(
-        index == manifest.value["seq"],
-        "log-index",
-        "log",
-        f"index {index}, the manifest's seq is {manifest.value['seq']}",
-    )
+    seq = manifest.value["seq"]
+    need(index == seq, "log-index", "log", f"index {index}, the manifest's seq is {seq}")
     need(stated.size == size, "log-size", "log", f"size {size}, the checkpoint's is {stated.size}")
     named = stated.origin == manifest.value["exchange"] + "/por"
     need(named, "checkpoint-origin", "log", f"the checkpoint is of {shown(stated.origin)}")
@@ -648,12 +648,8 @@ def check_statement(proof: dict[str, Any], account: str, manifest: Manifest) -> 
         sums[asset] = sums.get(asset, 0) + int(one["amount"])
     for asset, stated in statement.items():
         need(asset in sums, "statement-set", "statement", f"{shown(asset)} is stated and has no chunks")
-        need(
-            sums[asset] == stated,
-            "statement-sum",
-            "statement",
-            f"{asset}: chunks add up to {sums[asset]}, not {stated}",
-        )
+        found = sums[asset]
+        need(found == stated, "statement-sum", "statement", f"{asset}: chunks add up to {found}, not {stated}")
     return statement
 
 
@@ -669,14 +665,11 @@ def check_proof(value: Any, trust: Trust) -> Proof:
         manifest = read_manifest(proof["manifest"].encode("utf-8"))
     except UnicodeEncodeError:
         raise ProofError("json", "manifest", "no Unicode text") from None
-    signature, key_id = (
-        unhex(proof["signature"], 64, "manifest", "signature"),
-        unhex(proof["key_id"], 8, "manifest", "key_id"),
-    )
+    signature = unhex(proof["signature"], 64, "manifest", "signature")
+    key_id = unhex(proof["key_id"], 8, "manifest", "key_id")
     if trust.keys:
-        need(
-            sha256(trust.keys.manifest)[:8] == key_id, "key-id", "manifest", "signed by another key than the published"
-        )
+        ours = sha256(trust.keys.manifest)[:8] == key_id
+        need(ours, "key-id", "manifest", "signed by another key than the published")
         check_manifest_signature(manifest, signature, trust.keys)
     statement = check_statement(proof, proof["account"], manifest)
     return Proof(proof["account"], manifest, statement, proof["chunks"], check_log(manifest, proof["log"], trust))
@@ -704,11 +697,9 @@ def say_proof(answer: Answer, proof: Proof, trust: Trust) -> None:
     answer.lines.append(f"account {proof.account} of {proof.manifest.day}, log entry {proof.manifest.value['seq']}")
     for asset, units in proof.statement.items():
         entry, count = proof.manifest.assets[asset], sum(one["asset"] == asset for one in proof.chunks)
-        whole = money(int(entry["total"]), entry["decimals"])
-        stated = money(units, entry["decimals"])
-        answer.lines.append(
-            f"  {asset}: {stated} in {count} leaves of the published total {whole} (height {entry['height']})"
-        )
+        whole, stated = money(int(entry["total"]), entry["decimals"]), money(units, entry["decimals"])
+        line = f"  {asset}: {stated} in {count} leaves of the published total {whole} (height {entry['height']})"
+        answer.lines.append(line)
     if not proof.statement:
         answer.open.append("the file states no balance, so nothing of this account's was shown")
     if not proof.anchored:
@@ -730,6 +721,8 @@ def command_history(args: argparse.Namespace, answer: Answer) -> None:
     except OSError as error:
         raise NotCheckedError(f"{args.dir}: {error}") from None
     need(0 < len(names) <= 10000, "history", "folder", f"{len(names)} proof files, not 1 to 10000")
+    whole = sum(plain_size(os.path.join(args.dir, name)) for name in names)
+    need(whole <= PACK_LIMIT, "size", "folder", f"{whole} bytes, at most {PACK_LIMIT} are read")
     for name in names:
         try:
             proofs.append(check_proof(strict_json(read_file(os.path.join(args.dir, name)), "file"), trust))
@@ -809,6 +802,7 @@ def command_tree(args: argparse.Namespace, answer: Answer) -> None:
 
 def check_dump(path: str) -> tuple[dict[str, Any], int]:
     """Refuse unless a dump's leaves climb to the root and total of its first line."""
+    plain_size(path)
     try:
         with open(path, "rb") as file:
             head = file.readline(4097)
@@ -855,7 +849,7 @@ def command_shard(args: argparse.Namespace, answer: Answer) -> None:
 
 def open_record(shard: bytes, user_key: bytes, ctx: bytes) -> bytes:
     """The plaintext of the record with this user's locator; the record's size is found by its tag."""
-    prk, salted = hmac256(sha256(b"por/v1/file"), user_key), b""
+    prk = hmac256(sha256(b"por/v1/file"), user_key)
     enc = hmac256(prk, ctx + b"\x01")
     mac = hmac256(prk, enc + ctx + b"\x02")
     locator, at, salted = hmac256(mac, b"por/v1/locator")[:16], -1, b"por/v1/file\0"
@@ -898,7 +892,7 @@ def read_pack(path: str) -> dict[str, bytes]:
     need(fits, "zip", "pack", f"{count} entries in a directory of {size} bytes")
     files: dict[str, bytes] = {}
     try:
-        with zipfile.ZipFile(path) as pack:
+        with zipfile.ZipFile(io.BytesIO(data)) as pack:
             entries = pack.infolist()
             need(len(entries) == count, "zip", "pack", "entries and directory differ")
             whole = sum(one.file_size for one in entries)
@@ -948,10 +942,12 @@ def check_pack(path: str, trust: Trust, answer: Answer) -> tuple[Manifest, bool]
     for one in verdicts:
         exact(one, "gate scope verdict waiver", "verdicts")
     answer.lines.append(f"{manifest.day}, log entry {manifest.value['seq']}: {len(files)} files are what the list says")
-    not_passed = [f"{one['gate']} {one['scope']}: {one['verdict']}" for one in verdicts if one["verdict"] != "pass"]
-    answer.lines.append(
-        f"  {len(verdicts)} verdicts; not passed: {shown(', '.join(not_passed)) if not_passed else 'none'}"
-    )
+    passed = sum(one["verdict"] == "pass" for one in verdicts)
+    answer.lines.append(f"  {passed} of {len(verdicts)} gates passed")
+    for one in verdicts:
+        if one["verdict"] != "pass":
+            gate, scope, verdict, waiver = (shown(one[key]) for key in ("gate", "scope", "verdict", "waiver"))
+            answer.lines.append(f"  NOT passed: {gate} {scope}: {verdict}, waiver {waiver}")
     return manifest, anchored
 
 
@@ -989,15 +985,13 @@ def read_text(path: str) -> str:
 def read_trust(args: argparse.Namespace) -> Trust:
     """Read what the reader brought from elsewhere."""
     keys = read_keys(read_file(args.key, 65536)) if args.key else None
-    checkpoints = [read_checkpoint(read_text(path), "checkpoint") for path in args.checkpoint or []]
-    return Trust(keys, checkpoints, [read_link(read_file(path)) for path in args.consistency or []])
+    checkpoints = [read_checkpoint(read_text(path), "checkpoint") for path in args.checkpoint]
+    return Trust(keys, checkpoints, [read_link(read_file(path)) for path in args.consistency])
 
 
 def arguments() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description="Check Compline's proofs of reserves. Exit 0 valid, 1 invalid, 2 not checked."
-    )
+    parser = argparse.ArgumentParser(description="Check proofs of reserves. Exit 0 valid, 1 invalid, 2 not checked.")
     commands = parser.add_subparsers(dest="command", required=True)
     for name, run, places in (
         ("proof", command_proof, ["file"]),
@@ -1014,12 +1008,9 @@ def arguments() -> argparse.ArgumentParser:
         command.add_argument("--json", action="store_true", help="one JSON object instead of text")
         command.set_defaults(run=run)
         if name != "consistency":
-            command.add_argument(
-                "--checkpoint", metavar="FILE", nargs="+", help="checkpoints of the log, from elsewhere"
-            )
-            command.add_argument(
-                "--consistency", metavar="FILE", nargs="+", help="consistency proofs to your checkpoint"
-            )
+            given: dict[str, Any] = {"metavar": "FILE", "action": "append", "default": []}
+            command.add_argument("--checkpoint", help="of the log, from elsewhere; may be repeated", **given)
+            command.add_argument("--consistency", help="a proof to your checkpoint; may be repeated", **given)
         if name == "tree":
             command.add_argument("--evidence", metavar="ZIP", help="the day's evidence pack")
         if name == "shard":
@@ -1037,14 +1028,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         if answer.open:
             found.update(result="not checked to the end", exit=2)
         head = "VALID" if not answer.open else "consistent, " + "; ".join(answer.open)
-    except ProofError as error:
-        found.update(result="invalid", exit=1, rule=error.rule, level=error.level)
-        head, answer.lines = f"INVALID: {error}", []
+    except (ProofError, RecursionError) as error:
+        refused = error if isinstance(error, ProofError) else ProofError("json", "file", "nested too deeply")
+        found.update(result="invalid", exit=1, rule=refused.rule, level=refused.level)
+        head, answer.lines = f"INVALID: {refused}", []
     except (NotCheckedError, MemoryError) as error:
         found.update(result="not checked to the end", exit=2)
         head, answer.lines = f"NOT CHECKED: {error or 'out of memory'}", []
     lines = [json.dumps({**found, "says": [head, *answer.lines]})] if args.json else [head, *answer.lines]
-    sys.stdout.write("\n".join(lines) + "\n")
+    sys.stdout.write("\n".join(lines).encode("ascii", "backslashreplace").decode() + "\n")
     return int(found["exit"])
 
 
