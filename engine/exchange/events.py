@@ -43,6 +43,8 @@ class TransferKind(IntEnum):
     """A deposit that is gone: available -> outside, and what is not available -> a debt of the account."""
     DEPOSIT_UNALLOCATED = 11
     """Coins that arrived for an account whose state receives nothing: the house holds them, no balance moves."""
+    UNALLOCATED_REVERSED = 12
+    """Such coins are gone again."""
 
 
 class RejectReason(IntEnum):

@@ -22,7 +22,7 @@ from engine.exchange import commands as cmd
 from engine.exchange.codec import JournalRecord
 from engine.exchange.events import CommandAnswered, Event, Rejected
 from engine.exchange.state import Registry
-from engine.money import parse_decimal, to_units
+from engine.money import MAX_DECIMALS, parse_decimal, to_units
 
 ACCEPTED = "accepted"
 _KINDS: dict[type, str] = {
@@ -37,6 +37,8 @@ _KINDS: dict[type, str] = {
     cmd.SetAccountTier: "set_account_tier",
     cmd.SetReference: "set_reference",
     cmd.OpenAccount: "open_account",
+    cmd.SetAsset: "set_asset",
+    cmd.SetMarket: "set_market",
 }
 _TRANSFERS: dict[str, Callable[[int, int, int, str], cmd.TransferCommand]] = {
     "adjust": cmd.Adjust,
@@ -132,6 +134,45 @@ def _open_account(given: Mapping[str, Any], reference: str, registry: Registry) 
     return cmd.OpenAccount(given["user_id"], given["account"])
 
 
+def _set_asset(given: Mapping[str, Any], reference: str, registry: Registry) -> cmd.Command:
+    return cmd.SetAsset(given["number"], given["asset"], given["decimals"])
+
+
+def _set_market(given: Mapping[str, Any], reference: str, registry: Registry) -> cmd.Command:
+    """A new market, or a later revision of a listed one's limits; what is not given sets no limit."""
+    base, quote = (registry.asset_by_symbol.get(given[side]) for side in ("base", "quote"))
+    least = parse_decimal(given.get("min_notional", "0"), record="min_notional")
+    limits = cmd.MarketLimits(
+        given.get("min_quantity_lots", 0),
+        given.get("max_quantity_lots", 0),
+        0 if quote is None else to_units(least, quote.decimals, record="min_notional"),
+        given.get("band_ppm", 0),
+        given.get("slippage_ppm", 0),
+        given.get("reference_max_age_s", 0) * 1_000_000,
+        given["revision"],
+    )
+    per_lot, per_tick_lot = int(given["base_units_per_lot"]), given["quote_units_per_tick_lot"]
+    if base is not None and quote is not None and per_lot:
+        tick = Fraction(per_tick_lot * 10**base.decimals, per_lot * 10**quote.decimals)
+        if (tick * 10**MAX_DECIMALS).denominator != 1:
+            # The engine trades it; the ledger could never write its prices down.
+            raise InputError(
+                f"market {given['market']}: the price of one tick has more than {MAX_DECIMALS} decimals",
+                rule="prices are NUMERIC(38,18)",
+                next_step="ask for a tick that is a decimal fraction",
+            )
+    return cmd.SetMarket(
+        given["number"],
+        given["market"],
+        0 if base is None else base.asset,
+        0 if quote is None else quote.asset,
+        per_lot,
+        per_tick_lot,
+        None,
+        limits,
+    )
+
+
 _OTHERS: dict[str, Callable[[Mapping[str, Any], str, Registry], cmd.Command]] = {
     "set_account": _set_account,
     "cancel_all": _cancel_all,
@@ -139,6 +180,8 @@ _OTHERS: dict[str, Callable[[Mapping[str, Any], str, Registry], cmd.Command]] = 
     "set_account_tier": _set_account_tier,
     "set_reference": _set_reference,
     "open_account": _open_account,
+    "set_asset": _set_asset,
+    "set_market": _set_market,
 }
 
 
@@ -147,7 +190,13 @@ def identity_of(command: cmd.Command) -> tuple[str, str] | None:
     kind = _KINDS.get(type(command))
     if kind is None:
         return None
-    name: str = command.name if isinstance(command, cmd.OpenAccount) else getattr(command, "reference", "")
+    if isinstance(command, cmd.OpenAccount):
+        return kind, command.name
+    if isinstance(command, cmd.SetAsset):
+        return kind, command.symbol
+    if isinstance(command, cmd.SetMarket):
+        return kind, f"{command.symbol}:{command.limits.revision}"
+    name: str = getattr(command, "reference", "")
     return (kind, name) if name else None
 
 

@@ -90,6 +90,10 @@ def reverse_deposit(state: EngineState, record: JournalRecord, command: cmd.Depo
     account = state.registry.accounts.get(command.account)
     key = UsedKey(record.seq, command.account, command.asset, command.units)
     reason = _refusal(state, kind, command, key)
+    held = state.transfers.get((TransferKind.DEPOSIT_UNALLOCATED, command.reference))
+    if reason == RejectReason.UNKNOWN_DEPOSIT and held is not None and held[1:] == key[1:]:
+        state.transfers[kind, command.reference] = key
+        return [_transferred(state, record, TransferKind.UNALLOCATED_REVERSED, command)]
     if reason is not None or account is None:
         return [Rejected(record.seq, reason or RejectReason.UNKNOWN_ACCOUNT, command.account)]
     row = state.row(command.account, command.asset)

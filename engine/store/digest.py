@@ -44,6 +44,9 @@ _PARTS: dict[str, str] = {
     "trees": "SELECT close_date, version, asset, height, root, trim_scale(total) FROM reserves.liability_trees",
     "attestations": "SELECT close_date, version, asset, chain, address, trim_scale(amount), block_height, block_hash,"
     " ownership FROM reserves.attestations",
+    "requests": "SELECT kind, payload::text, outcome FROM exchange.command_requests",
+    "fee_tiers": "SELECT close_date, tier, maker_rate_ppm, taker_rate_ppm FROM exchange.fee_tiers",
+    "user_tiers": "SELECT close_date, user_id, tier FROM exchange.user_tiers",
     "log": "SELECT log_index, encode(leaf_hash, 'hex') FROM reserves.log_entries",
 }
 

@@ -123,6 +123,17 @@ def journalled(book: BookUnderTest, key: str) -> list[cmd.Command]:
     return [command for identity, command in commands(book) if identity is not None and identity[1] == key]
 
 
+NEW_MARKET = {
+    "market": "NEW-USDT",
+    "number": 77,
+    "base": "NEW",
+    "quote": "USDT",
+    "base_units_per_lot": "1",
+    "quote_units_per_tick_lot": 10,
+    "revision": 0,
+}
+
+
 def ask_for_everything(book: BookUnderTest) -> list[str]:
     """One request of each outcome; keys in the order of asking."""
     asked: list[tuple[str, str, dict[str, Any]]] = [
@@ -132,6 +143,10 @@ def ask_for_everything(book: BookUnderTest) -> list[str]:
         ("t2", "set_account_tier", {"user_id": 2, "tier": 3}),
         ("p1", "set_reference", {"market": "BTC-USDT", "price": "60000.123456789", "at": "2030-01-01T00:00:00Z"}),
         ("o1", "open_account", {"user_id": 7001, "account": "late-comer"}),
+        ("a1", "set_asset", {"asset": "NEW", "number": 77, "decimals": 3}),
+        ("m1", "set_market", NEW_MARKET),
+        ("m2", "set_market", {**NEW_MARKET, "revision": 1, "band_ppm": 9, "min_notional": "0.5"}),
+        ("x7", "set_market", {**NEW_MARKET, "number": 78, "market": "NEW-USDT3", "base_units_per_lot": "3"}),
         ("x1", "set_account", {**SUSPEND, "user_id": 999_999}),
         ("x2", "set_tiers", {"tier": 4, "maker_rate_ppm": 90, "taker_rate_ppm": 40}),
         ("x3", "reward", {"user_id": 2, "asset": "NOSUCH", "amount": "1"}),
@@ -152,7 +167,12 @@ OUTCOMES = {
     "x4": "invalid_request",
     "x5": "unknown_deposit",
     "x6": "unknown_market",
+    "x7": "invalid_request",
 }
+
+
+NEVER = ("x4", "x7")
+"""Requests that can be no command."""
 
 
 def test_close_journals_requests_once_in_order_into_the_open_day_at_the_books_own_time(book: BookUnderTest) -> None:
@@ -163,8 +183,8 @@ def test_close_journals_requests_once_in_order_into_the_open_day_at_the_books_ow
     assert book.close(book.days[0])[-1].step == "evidence_packs"
     said = {key: (outcome, seq) for key, _, _, outcome, seq in rows(book)}
     assert {key: said[key][0] for key in keys} == {key: OUTCOMES.get(key, "accepted") for key in keys}
-    seqs = [said[key][1] for key in keys if key != "x4"]
-    assert said["x4"][1] is None
+    seqs = [said[key][1] for key in keys if key not in NEVER]
+    assert [said[key][1] for key in NEVER] == [None, None]
     assert seqs == list(range(before + 1, before + len(seqs) + 1))
     # A demo's days lie behind: at the clock's time these requests would have cut off every day since.
     assert history.cut_offs(directory) == cuts
@@ -173,6 +193,8 @@ def test_close_journals_requests_once_in_order_into_the_open_day_at_the_books_ow
     assert not engine.registry.accounts[1].may_trade
     assert engine.state.rates(2) == (10, 40)
     assert engine.registry.accounts[7001].name == "late-comer"
+    assert engine.registry.market_by_symbol["NEW-USDT"].limits == cmd.MarketLimits(0, 0, 500_000, 9, 0, 0, 1)
+    assert book.value("SELECT count(*) FROM exchange.markets WHERE market = 'NEW-USDT'") == 1
     assert book.value("SELECT count(*) FROM exchange.user_tiers WHERE user_id = 2 AND tier = 3") == 1
     # An old day closed again leaves what was asked for since to the next open day.
     with book.admin() as owner:
@@ -181,7 +203,9 @@ def test_close_journals_requests_once_in_order_into_the_open_day_at_the_books_ow
     assert journalled(book, "later") == []
     book.close(book.days[1])
     assert len(journalled(book, "later")) == 1
-    assert [len(journalled(book, key)) for key in keys if key not in ("o1", "x4", "x5")] == [1] * (len(keys) - 3)
+    named_by_key = [key for key in keys if key not in (*NEVER, "o1", "x5", "a1", "m1", "m2")]
+    assert [len(journalled(book, key)) for key in named_by_key] == [1] * len(named_by_key)
+    assert len(journalled(book, "NEW-USDT:1")) == 1
 
 
 @pytest.mark.parametrize("killed_at", ["before the journal", "before the answers"])
@@ -232,3 +256,19 @@ def test_request_of_a_served_book_gets_the_clocks_time_and_a_held_journal_is_lef
     assert len(history.cut_offs(directory)) == len(cuts) + 3
     with JournalReader(journal_path(directory)) as reader:
         assert reader.tail().seq == book.value("SELECT engine_seq FROM exchange.command_requests")
+
+
+def test_journal_of_a_requested_reward_names_who_asked_and_takes_from_rewards_payable(book: BookUnderTest) -> None:
+    words = {"actor": "staking of 2026-03-02", "reason": "share of the pot"}
+    with book.admin() as owner:
+        request(owner, "reward/1", "reward", {"user_id": 2, "asset": "USDT", "amount": "1.25", **words})
+    with book.closing(book.days[0]) as context, book.app(autocommit=False) as connection:
+        drain = {"first_day": context.book.first_day, "cutoff_rule": context.policy.cutoff_rule, "now": context.now}
+        assert requested.journal_requests(connection, book.opened.files.journal_dir, **drain) == 1
+    with book.admin() as owner:
+        found = owner.execute(
+            "SELECT j.kind, j.reference_id, j.actor, j.reason, e.amount::text FROM ledger.journals j"
+            " JOIN ledger.ledger_entries e USING (posting_no, close_date) JOIN ledger.accounts a USING (account_id)"
+            " WHERE a.account = 'rewards_payable'"
+        ).fetchall()
+    assert found == [("reward", "reward/1", words["actor"], words["reason"], "-1.250000000000000000")]

@@ -397,6 +397,20 @@ def test_reversed_deposit_takes_what_is_available_and_the_rest_is_owed_under_a_h
     assert reason_of(exchange.send(cmd.Withdrawal(1, USDT, 50, "v"))) == R.ACCOUNT_ON_HOLD
 
 
+def test_reversed_deposit_that_was_never_credited_moves_no_balance_once() -> None:
+    exchange = Exchange()
+    exchange.send(cmd.SetAccount(1, cmd.AccountState.BANNED, False, False, cmd.Hold.NONE, "ban"))
+    (held,) = exchange.send(cmd.Deposit(1, USDT, 9, "d"))
+    assert reason_of(exchange.send(cmd.DepositReversed(1, USDT, 8, "d"))) == R.UNKNOWN_DEPOSIT
+    (gone,) = exchange.send(cmd.DepositReversed(1, USDT, 9, "d"))
+    assert isinstance(held, Transfer)
+    assert isinstance(gone, Transfer)
+    assert (held.kind, gone.kind) == (TransferKind.DEPOSIT_UNALLOCATED, TransferKind.UNALLOCATED_REVERSED)
+    assert (exchange.held(1, USDT), exchange.engine.owed(USDT)) == ((0, 0), 0)
+    assert reason_of(exchange.send(cmd.DepositReversed(1, USDT, 9, "d"))) == R.DUPLICATE_REFERENCE
+    assert reason_of(exchange.send(cmd.Deposit(1, USDT, 9, "d"))) == R.DUPLICATE_REFERENCE
+
+
 def test_changes_of_tiers_are_events_that_say_from_which_day_on() -> None:
     exchange = Exchange()
     (rates,) = exchange.send(cmd.SetTiers(10, 20, None, 3))

@@ -23,7 +23,10 @@ INSERT INTO exchange.command_kinds (kind, required, optional, key) VALUES
     ('set_tiers', '{tier,maker_rate_ppm,taker_rate_ppm}', '{}', NULL),
     ('set_account_tier', '{user_id,tier}', '{}', NULL),
     ('set_reference', '{market,price,at}', '{}', NULL),
-    ('open_account', '{user_id,account}', '{}', 'account');
+    ('open_account', '{user_id,account}', '{}', 'account'),
+    ('set_asset', '{asset,number,decimals}', '{}', 'asset'),
+    ('set_market', '{market,number,base,quote,base_units_per_lot,quote_units_per_tick_lot,revision}',
+        '{min_quantity_lots,max_quantity_lots,min_notional,band_ppm,slippage_ppm,reference_max_age_s}', 'market');
 
 CREATE TABLE exchange.command_requests (
     -- In the engine's journal a reference has 64 characters.
@@ -75,17 +78,24 @@ BEGIN
     SELECT f INTO bad FROM jsonb_object_keys(payload) f WHERE f <> ALL (k.required || k.optional) LIMIT 1;
     IF FOUND THEN RETURN format('field %s is unknown', bad); END IF;
     SELECT e.key INTO bad FROM jsonb_each(payload) e WHERE NOT coalesce(CASE
-        WHEN e.key IN ('user_id', 'tier', 'maker_rate_ppm', 'taker_rate_ppm') THEN
-            jsonb_typeof(e.value) = 'number' AND e.value::text ~ '^-?[0-9]{1,18}$'
-                AND (e.key <> 'user_id' OR e.value::bigint > 0) AND (e.key <> 'tier' OR e.value::bigint BETWEEN 0 AND 65535)
+        WHEN e.key IN ('maker_rate_ppm', 'taker_rate_ppm') THEN jsonb_typeof(e.value) = 'number' AND e.value::text ~ '^-?[0-9]{1,9}$'
+        WHEN e.key IN ('user_id', 'tier', 'number', 'decimals', 'revision', 'quote_units_per_tick_lot', 'min_quantity_lots',
+                'max_quantity_lots', 'band_ppm', 'slippage_ppm', 'reference_max_age_s') THEN
+            jsonb_typeof(e.value) = 'number' AND e.value::text ~ '^[0-9]{1,18}$' AND (e.key <> 'user_id' OR e.value::bigint > 0)
+                AND (e.key NOT IN ('tier', 'number') OR e.value::bigint <= 65535)
+                AND (e.key NOT IN ('decimals', 'band_ppm', 'slippage_ppm', 'reference_max_age_s') OR e.value::bigint <= 1000000000)
         WHEN e.key IN ('may_trade', 'may_withdraw') THEN jsonb_typeof(e.value) = 'boolean'
         WHEN e.key = 'holds' THEN jsonb_typeof(e.value) = 'array'
             AND e.value <@ '["break", "sanctions", "dispute", "legal", "closure"]'
         WHEN jsonb_typeof(e.value) <> 'string' THEN false
+        WHEN e.key = 'base_units_per_lot' THEN e.value #>> '{}' ~ '^[0-9]{1,38}$'
+        WHEN e.key = 'min_notional' THEN e.value #>> '{}' ~ '^[0-9]{1,20}(\.[0-9]{1,18})?$'
         WHEN e.key = 'amount' THEN e.value #>> '{}' ~ '^-?[0-9]{1,20}(\.[0-9]{1,18})?$'
         WHEN e.key = 'price' THEN e.value #>> '{}' ~ '^[0-9]{1,20}(\.[0-9]{1,18})?$'
         WHEN e.key = 'state' THEN e.value #>> '{}' IN ('pending_kyc', 'kyc_rejected', 'kyc_approved', 'active', 'suspended',
             'restricted', 'banned', 'closed')
+        -- An asset's or market's name stands in 32 bytes of the journal.
+        WHEN e.key IN ('asset', 'market') THEN e.value #>> '{}' ~ '^[A-Z0-9][A-Z0-9._-]{0,31}$'
         WHEN e.key = 'account' THEN e.value #>> '{}' ~ '^[a-z0-9-]{1,64}$'
         WHEN e.key = 'reference' THEN e.value #>> '{}' ~ '^[!-~]+$' AND length(e.value #>> '{}') <= 64
         WHEN e.key = 'at' THEN e.value #>> '{}' ~ '^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?Z$'
@@ -108,7 +118,9 @@ BEGIN
     IF why IS NOT NULL THEN
         PERFORM close.refuse('CL018', format('request %s for a command %s: %s', key, kind, why), 'see exchange.command_kinds');
     END IF;
-    SELECT coalesce(payload ->> k.key, request_command.key) INTO named FROM exchange.command_kinds k WHERE k.kind = request_command.kind;
+    -- A market is changed by one revision after the other.
+    SELECT CASE WHEN k.key IS NULL THEN request_command.key ELSE concat_ws(':', payload ->> k.key, payload ->> 'revision') END
+    INTO named FROM exchange.command_kinds k WHERE k.kind = request_command.kind;
     INSERT INTO exchange.command_requests (request_key, kind, reference, payload) VALUES (key, kind, named, payload)
     ON CONFLICT DO NOTHING;
     IF FOUND THEN
