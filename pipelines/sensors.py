@@ -1,6 +1,6 @@
 """Sensors: failures that a step could not tell itself, and the outbox relay.
 
-What belongs here: three sensors, each writing to the outbox under the key that the step would have used.
+What belongs here: four sensors, each writing to the outbox under the key that the step would have used.
 What does not: the events of a step (they are written in its own transaction).
 """
 
@@ -16,6 +16,7 @@ from engine.events.relay import relay
 from engine.steps.plan import STEPS
 from engine.steps.runner import event_key
 from engine.store import runs
+from engine.store.accounts import sweep_obligations
 from engine.store.connect import connect, typed_errors
 from pipelines.books import open_book
 from pipelines.jobs import BOOK_TAG
@@ -107,4 +108,15 @@ def build_sensors(settings: Settings, book: str) -> list[dg.SensorDefinition]:
         except ComplineError as error:
             return dg.SkipReason(str(error))
 
-    return [run_failed, check_failed, outbox_relay]
+    @dg.sensor(
+        name="obligations_overdue",
+        minimum_interval_seconds=30,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Publishes account.obligation.overdue, once each, for what was not acknowledged by its deadline.",
+    )
+    def obligations_overdue(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+        opened = open_book(settings, book, talk=lambda line: None)
+        with closing(connect(opened.url, autocommit=True)) as connection, typed_errors(), connection.transaction():
+            return dg.SkipReason(f"{len(sweep_obligations(connection))} obligations are owed past their deadline")
+
+    return [run_failed, check_failed, outbox_relay, obligations_overdue]

@@ -41,6 +41,7 @@ class Settings(BaseSettings):
         step_timeout_s: hard limit of one step of the close, seconds (COMPLINE_STEP_TIMEOUT_S).
         pg_port: forces the embedded Postgres' port (COMPLINE_PG_PORT).
         nats_port: forces the embedded NATS server's port (COMPLINE_NATS_PORT).
+        kyc_secret: what the identity provider signs its webhooks with (COMPLINE_KYC_SECRET).
         alert_urls: where alerts go, one Apprise URL a line (COMPLINE_ALERT_URLS).
         bitgo_url: custody's wallet API (COMPLINE_BITGO_URL).
         bitgo_token: its access token (COMPLINE_BITGO_TOKEN); else the file secrets/bitgo_token of the home.
@@ -66,6 +67,7 @@ class Settings(BaseSettings):
     step_timeout_s: int = Field(default=1800, gt=0, validation_alias="COMPLINE_STEP_TIMEOUT_S")
     pg_port: int | None = Field(default=None, ge=1, le=65535, validation_alias="COMPLINE_PG_PORT")
     nats_port: int | None = Field(default=None, ge=1, le=65535, validation_alias="COMPLINE_NATS_PORT")
+    kyc_secret: SecretStr | None = Field(default=None, validation_alias="COMPLINE_KYC_SECRET")
     alert_urls: SecretStr | None = Field(default=None, validation_alias="COMPLINE_ALERT_URLS")
     bitgo_url: str = Field(default="https://app.bitgo.com", validation_alias="COMPLINE_BITGO_URL")
     bitgo_token: SecretStr | None = Field(default=None, validation_alias="COMPLINE_BITGO_TOKEN")

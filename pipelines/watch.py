@@ -23,6 +23,7 @@ from engine.errors import ComplineError, UncheckedError
 from engine.gateways.alert_channels import Channel, channels_of
 from engine.money import text_of
 from engine.store import alerts, books, days
+from engine.store.accounts import sweep_obligations
 from engine.store.connect import connect, typed_errors
 from pipelines.books import OpenBook
 from pipelines.local.files import read_secret
@@ -80,6 +81,8 @@ def look(opened: OpenBook, places: Sequence[Channel], now: datetime) -> Look:
         if not alone or not alone[0]:
             return done  # another watch is at it
         names = [place.name for place in places]
+        with connection.transaction():
+            sweep_obligations(connection)
         _from_events(connection, opened, names, now, done)
         _from_deadlines(connection, opened, names, now, done)
         _send(connection, {place.name: place for place in places}, done)

@@ -1,23 +1,30 @@
 """`compline accounts kyc`: what the identity provider says.
 
-What belongs here: the commands. What does not: the webhook (see `engine.service.kyc_webhook`) and what an event does.
+What belongs here: the commands. What does not: the webhook (see `engine.service.kyc`) and what an event does.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import signal
 from datetime import datetime
 from typing import Annotated
 
 import typer
 
 from engine import clock
-from engine.errors import InputError
+from engine.errors import ConfigError, InputError
+from engine.service import kyc as kyc_service
+from engine.service.kyc import KycDesk
 from engine.store import account_kyc, accounts
 from pipelines.cli.account_options import Who, changing, put_done
 from pipelines.cli.options import BookName, DryRun, Json, opened
-from pipelines.cli.output import errors
+from pipelines.cli.output import errors, put_json, talk
+from pipelines.local.files import read_secret
+from pipelines.settings import Settings
 
+SECRET_FILE = "kyc_webhook"
 app = typer.Typer(help="Reviews of identity.", no_args_is_help=True)
 
 
@@ -48,6 +55,54 @@ def event(
             {"account": user.account, "outcome": outcome, "effect": effect, "dry_run": dry_run},
             as_json=as_json,
         )
+
+
+@app.command()
+def serve(
+    port: Annotated[int, typer.Option(help="Where the webhook answers on 127.0.0.1; 0: any free port.", min=0)] = 9465,
+    sandbox: Annotated[bool, typer.Option("--sandbox", help="Take events of the provider's sandbox too.")] = False,
+    dry_run: DryRun = False,
+    book: BookName = None,
+    as_json: Json = False,
+) -> None:
+    """Take the provider's signed webhooks, and reviews and new users from NATS, until SIGTERM."""
+    with errors(as_json=as_json):
+        there = opened(book)
+        desk = KycDesk(there.url, webhook_secret(there.settings), sandbox)
+        if dry_run:
+            talk(f"would take reviews for book {there.book.name} at port {port}")
+            return
+        asyncio.run(_until_told(desk, port, there.servers.nats_url))
+        if as_json:
+            put_json({"book": there.book.name, "counts": dict(desk.counts)})
+
+
+async def _until_told(desk: KycDesk, port: int, nats_url: str) -> None:
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    await kyc_service.serve(desk, port, nats_url, stopping, talk)
+
+
+def webhook_secret(settings: Settings) -> bytes:
+    """The provider's secret: of the environment, or of a file that only its owner reads.
+
+    Raises:
+        ConfigError: there is none, it is short, or others may read the file.
+    """
+    path = settings.home / "secrets" / SECRET_FILE
+    if settings.kyc_secret is not None:
+        text = settings.kyc_secret.get_secret_value()
+    else:
+        text = read_secret(settings.home, SECRET_FILE) or ""
+        if text and path.stat().st_mode & 0o077:
+            raise ConfigError(f"{path} can be read by others", next_step=f"chmod 600 {path}")
+    if len(text) < 16:
+        raise ConfigError(
+            "the identity provider's webhook secret is missing or shorter than 16 characters",
+            next_step=f"set COMPLINE_KYC_SECRET, or put it into {path} (mode 600)",
+        )
+    return text.encode()
 
 
 def _instant(text: str) -> datetime:

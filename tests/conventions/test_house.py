@@ -61,6 +61,7 @@ WRITES = [
     ("accounts", "hold", "open"),
     ("accounts", "hold", "release"),
     ("accounts", "kyc", "event"),
+    ("accounts", "kyc", "serve"),
     ("accounts", "closure", "request"),
     ("accounts", "closure", "reverse"),
     ("accounts", "closure", "finish"),
