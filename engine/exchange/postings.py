@@ -45,6 +45,9 @@ _REFERENCE_TYPES = {TransferKind.ADJUST: "admin_adjustment"}
 """Where it is not the kind's name: the source documents call a correction by this one."""
 
 
+ONE_SIDED = "break:"
+"""Begins the reference of a correction of the engine's side alone: the ledger was right, so nothing is posted."""
+
 _PAID_BY = {"insurance": INSURANCE_FUND, "dust": INSURANCE_FUND, "unallocated_deposit": DEPOSITS_UNALLOCATED}
 """Reasons of adjustments that are not at the house's expense, and who bears them."""
 
@@ -54,8 +57,13 @@ def journal_of(event: Event, registry: Registry) -> Journal | None:
     if isinstance(event, Trade):
         return _of_trade(event, registry)
     if isinstance(event, Transfer):
-        return _of_transfer(event, registry)
+        return None if is_one_sided(event) else _of_transfer(event, registry)
     return None
+
+
+def is_one_sided(transfer: Transfer) -> bool:
+    """Whether a transfer corrects the engine alone, by a break's own amount."""
+    return transfer.kind == TransferKind.ADJUST and transfer.reference.startswith(ONE_SIDED)
 
 
 def _of_trade(trade: Trade, registry: Registry) -> Journal:

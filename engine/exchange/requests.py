@@ -21,6 +21,7 @@ from engine.errors import InputError
 from engine.exchange import commands as cmd
 from engine.exchange.codec import JournalRecord
 from engine.exchange.events import CommandAnswered, Event, Rejected
+from engine.exchange.postings import ONE_SIDED
 from engine.exchange.state import Registry
 from engine.money import MAX_DECIMALS, parse_decimal, to_units
 
@@ -42,6 +43,7 @@ _KINDS: dict[type, str] = {
 }
 _TRANSFERS: dict[str, Callable[[int, int, int, str], cmd.TransferCommand]] = {
     "adjust": cmd.Adjust,
+    "correct_engine": cmd.Adjust,
     "reward": cmd.Reward,
     "deposit_reversed": cmd.DepositReversed,
     "withdrawal_confirmed": cmd.WithdrawalConfirmed,
@@ -190,6 +192,8 @@ def identity_of(command: cmd.Command) -> tuple[str, str] | None:
     kind = _KINDS.get(type(command))
     if kind is None:
         return None
+    if isinstance(command, cmd.Adjust) and command.reference.startswith(ONE_SIDED):
+        return "correct_engine", command.reference
     if isinstance(command, cmd.OpenAccount):
         return kind, command.name
     if isinstance(command, cmd.SetAsset):

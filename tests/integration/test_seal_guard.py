@@ -629,14 +629,19 @@ def test_waiver_past_its_expiry_does_not_seal_a_day_that_was_reconciled_under_it
         found.put(seal)
 
 
-def test_waived_break_of_a_customer_lets_no_tree_differ_from_the_ledger(make_book: MakeBook) -> None:
+def test_waived_break_of_a_customer_seals_with_the_ledgers_balance_and_the_break_listed(make_book: MakeBook) -> None:
     made = make_book()
     day = made.days[0]
     off_by(made, day, "u-0001", "0.5")
     waive(made, day, "1", scope="book")
-    with pytest.raises(GateError, match="USDT"):
-        made.close(day)
-    assert made.value("SELECT count(*) FROM close.seals WHERE kind = 'day'") == 0
+    assert made.close(day)[-1].step == "evidence_packs"
+    assert made.value(
+        "SELECT s.total - b.balance FROM close.user_balance_snapshots s JOIN ledger.accounts a USING (account, asset)"
+        " JOIN ledger.daily_balances b USING (account_id, close_date)"
+        " WHERE s.close_date = %s AND s.account = 'u-0001' AND s.asset = 'USDT'",
+        day,
+    ) == Decimal(0)
+    assert made.value("SELECT state FROM recon.breaks WHERE subject = 'u-0001'") == "open"
 
 
 def test_unknown_gate_is_covered_by_a_waiver_of_the_whole_book_alone(make_book: MakeBook) -> None:
