@@ -16,7 +16,9 @@ import base64
 import binascii
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -190,16 +192,31 @@ def message_of(exchange: str, checkpoint: str) -> str:
     return f"POR v1|{exchange}|{checkpoint}"
 
 
+@contextmanager
+def _as_before() -> Iterator[None]:
+    """Import Ethereum's libraries inside: one of them raises the process's recursion limit a hundredfold.
+
+    With it, deep JSON no longer ends in a RecursionError but in a crash of the process.
+    """
+    limit = sys.getrecursionlimit()
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(limit)
+
+
 def eip191_digest(message: str) -> bytes:
     """The hash that EIP-191's personal message signs (version 0x45)."""
-    from eth_account.messages import _hash_eip191_message, encode_defunct
+    with _as_before():
+        from eth_account.messages import _hash_eip191_message, encode_defunct
 
     return bytes(_hash_eip191_message(encode_defunct(text=message)))
 
 
 def eip1271_call(message: str, signature: str) -> str:
     """The data of a call of `isValidSignature(bytes32,bytes)`, hex with 0x."""
-    from eth_abi.abi import encode
+    with _as_before():
+        from eth_abi.abi import encode
 
     body = encode(["bytes32", "bytes"], [eip191_digest(message), _hex_bytes(signature)])
     return EIP1271_MAGIC + body.hex()
@@ -233,8 +250,9 @@ def verify_ownership(document: Document, address: Address) -> None:
 
 
 def _by_eip191(address: str, message: str, fields: Mapping[str, Any]) -> bool:
-    from eth_account import Account
-    from eth_account.messages import encode_defunct
+    with _as_before():
+        from eth_account import Account
+        from eth_account.messages import encode_defunct
 
     signer = Account.recover_message(encode_defunct(text=message), signature=_hex_bytes(fields["signature"]))
     return bool(signer.lower() == address.lower())

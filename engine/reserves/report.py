@@ -21,7 +21,8 @@ h1{font-size:1.6rem;margin-bottom:.2rem}h2{font-size:1.15rem;margin:2rem 0 .4rem
 p.sub{color:var(--soft);margin-top:0}
 .wide{overflow-x:auto}table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
 th,td{text-align:left;padding:.3rem .8rem .3rem 0;border-bottom:1px solid var(--line)}td{vertical-align:top}
-th{font-weight:600}td.n,th.n{text-align:right;padding-right:0;padding-left:.8rem}
+th{font-weight:600}td.n,th.n{text-align:right;padding-left:.8rem}td.n{white-space:nowrap}
+td.n:last-child,th.n:last-child{padding-right:0}
 .pass{color:var(--good)}.fail{color:var(--bad)}.unknown{color:var(--mild)}.pass,.fail,.unknown{font-weight:600}
 code,pre{font:13px/1.5 ui-monospace,monospace;overflow-wrap:anywhere}
 pre{border:1px solid var(--line);padding:.7rem;overflow-x:auto;white-space:pre-wrap}
@@ -135,7 +136,7 @@ def report_html(
         "<h2>Digests</h2>",
         _digests(manifest, key_id),
         "<h2>How to check this yourself</h2>",
-        _how(pack),
+        _how(header.close_date, pack),
         "<h2>What none of this shows</h2>",
         "<ul><li>Coins that were borrowed for the moment of the reading.</li>"
         "<li>Debts that were kept off these books.</li>"
@@ -201,7 +202,7 @@ def _digests(manifest: Manifest, key_id: str) -> str:
     return "<dl>" + "".join(f"<dt>{escape(k)}</dt><dd><code>{escape(v)}</code></dd>" for k, v in rows) + "</dl>"
 
 
-def _how(pack: str) -> str:
+def _how(day: str, pack: str) -> str:
     return (
         "<p>Take the key file and a checkpoint from the exchange's site, or better, ones that you kept. The verifier"
         " is one Python file without dependencies; take it from the project rather than from this pack.</p>"
@@ -209,7 +210,7 @@ def _how(pack: str) -> str:
         "python3 compline_verify.py proof proof-ACCOUNT.json --key keys.txt --checkpoint checkpoint.txt</pre>"
         "<p>The first checks this pack, the second one account's balance in the totals above. With the order"
         " journal, the whole day is computed again, without a database:</p>"
-        f"<pre>compline evidence replay DATE JOURNAL --evidence {escape(pack)}</pre>"
+        f"<pre>compline evidence replay {day} JOURNAL --evidence {escape(pack)}</pre>"
     )
 
 

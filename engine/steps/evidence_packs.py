@@ -29,6 +29,9 @@ from engine.store import evidence, log, rotations, seals, trees
 from engine.store.connect import Connection
 from engine.store.days import Day
 
+VERIFIERS = ("compline_verify.py", "verify.html")
+"""The script and the page that come with every pack."""
+
 
 def folder_of(context: StepContext, version: int) -> Path:
     """Where the evidence of a date and version lies."""
@@ -108,7 +111,7 @@ def pack_files(connection: Connection, context: StepContext, version: int) -> di
             pack=name,
             key_id=seal.key_id,
         ),
-        "compline_verify.py": files("engine.reserves.verifier").joinpath("compline_verify.py").read_bytes(),
+        **{name: files("engine.reserves.verifier").joinpath(name).read_bytes() for name in VERIFIERS},
     }
 
 

@@ -79,6 +79,9 @@ WRITES = [
     ("accounts", "capture-list"),
     ("market", "collect"),
     ("market", "load"),
+    ("keys", "rotate"),
+    ("reserves", "attest"),
+    ("evidence", "pack"),
 ]
 
 

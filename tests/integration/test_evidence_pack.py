@@ -67,7 +67,7 @@ def test_pack_holds_what_an_auditor_asks_for(sealed_book: BookUnderTest) -> None
         "manifest.json manifest.sig checkpoint.txt keys.txt rotations.json log_proof.json control_totals.json"
         " policy.json verdicts.json gates.json breaks.json waivers.json marks.json readings.json attestations.json"
         " books.json"
-        " close_journals.json opening_house_balances.json report.html compline_verify.py"
+        " close_journals.json opening_house_balances.json report.html compline_verify.py verify.html"
     )
     assert set(files) == set(names.split(" "))
     assert all(one["source"] for one in json.loads(files["marks.json"]))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
-from eth_account import Account
-from eth_account.messages import encode_defunct
 
 from engine.close.policy import CORE_GATES, RESERVES_COVER_LIABILITIES, Policy
 from engine.errors import ConfigError
@@ -29,6 +30,7 @@ from engine.reserves.checkpoint import sign_checkpoint
 from engine.reserves.fields import FormatError
 from engine.reserves.keys import derive_demo_keys
 from engine.reserves.signing import Ed25519ManifestSigner
+from tests.fixtures.attested import Account, encode_defunct
 
 EXCHANGE = "test.example"
 KEYS = derive_demo_keys(3)
@@ -277,3 +279,20 @@ def test_policy_with_addresses_needs_the_ratio_as_a_gate() -> None:
 def test_malformed_document_is_refused(text: str) -> None:
     with pytest.raises(FormatError):
         parse_documents(text.encode(), where="test")
+
+
+def test_verifying_a_signature_leaves_the_recursion_limit_as_it_was() -> None:
+    """Ethereum's libraries raise it to 100,000, with which deep JSON crashes the process instead of raising."""
+    code = (
+        "import json, sys; from engine.reserves.attestation import *; limit = sys.getrecursionlimit();"
+        f"d = parse_documents({ownership(Method.EIP191, signed()).to_bytes()!r}, where='x')[0];"
+        f"verify_ownership(d, Address.parse('ETH ethereum {WALLET.address} eip191'));"
+        "eip1271_call('x', '0x00'); eip191_digest('x'); assert sys.getrecursionlimit() == limit;"
+        "json_deep = '[' * 100000\n"
+        "try: parse_documents(json_deep.encode(), where='x')\n"
+        "except FormatError: print('refused')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False
+    )
+    assert done.stdout.strip() == "refused", done.stderr[-500:]
