@@ -133,7 +133,11 @@ def _chunks(account: str, ring: KeyRing, tree: ProofTree) -> list[dict[str, Any]
     for chunk, index in enumerate(tree.indices(account)):
         (digest, amount), path = tree.leaf(index), tree.path(index)
         if leaf_digest(leaf_tag(secret, chunk, account), amount) != digest:
-            raise FormatError(f"{tree.entry.asset}, {account}, chunk {chunk}: the leaf is not this account's")
+            raise FormatError(
+                f"{tree.entry.asset}, {account}, chunk {chunk}: the leaf is not this account's",
+                rule="a leaf's tag comes from the master key of its own day",
+                next_step="use the key file that the day was sealed with; rotations keep it beside the new one",
+            )
         if climb((digest, amount), index, path) != (bytes.fromhex(tree.entry.root), tree.entry.total):
             raise FormatError(f"{tree.entry.asset}, {account}, chunk {chunk}: the path does not end at the root")
         parts.append(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Annotated, Any
@@ -29,7 +30,7 @@ from engine.store.connect import Connection, connect, typed_errors
 from pipelines.books import OpenBook
 from pipelines.cli.options import BookName, DryRun, Json, opened
 from pipelines.cli.output import errors, put_json, talk
-from pipelines.key_store import load_keys
+from pipelines.key_store import key_path, load_keys, load_keys_file
 
 Account = Annotated[str, typer.Argument(help="An account, as printed on its statement page.")]
 CloseDay = Annotated[str, typer.Argument(metavar="DATE", help="A sealed close date, YYYY-MM-DD.")]
@@ -51,6 +52,28 @@ def context_of(there: OpenBook, day: date) -> StepContext:
         load_keys=lambda: load_keys(there.settings, there.card),
         now=clock.now(),
         tree_kernel=there.settings.tree_kernel,
+    )
+
+
+def proof_of(
+    connection: Connection,
+    there: OpenBook,
+    day: date,
+    account: str,
+    *,
+    version: int | None = None,
+    newest: bool = False,
+    may_be_empty: bool = False,
+) -> dict[str, Any]:
+    """One account's proof of a sealed date, made with the keys that the date was sealed with."""
+    context = context_of(there, day)
+    seal, _, _ = inclusion_proofs.seal_of(connection, context, version)
+    kept = key_path(there.settings, there.book.name)
+    kept = kept.with_name(f"{kept.name}.{seal.key_id}")
+    if kept.exists():
+        context = replace(context, load_keys=lambda: load_keys_file(kept))
+    return inclusion_proofs.prove(
+        connection, context, account, version=seal.version, newest=newest, may_be_empty=may_be_empty
     )
 
 
@@ -77,9 +100,9 @@ def prove(
     """Write an account's proof file of a sealed date, `proof-<account>.json`."""
     with errors(as_json=as_json):
         there = opened(book)
-        context = context_of(there, parse_close_date(close_date))
+        day = parse_close_date(close_date)
         with reading(there) as connection:
-            proof = inclusion_proofs.prove(connection, context, account, version=version, newest=newest)
+            proof = proof_of(connection, there, day, account, version=version, newest=newest)
         path = out / f"proof-{account}.json"
         _write({path: proof_text(proof)}, dry_run)
         _say({"file": str(path), "statement": proof["statement"], "log": _place(proof)}, as_json, f"wrote {path}")
@@ -105,9 +128,8 @@ def history(
             for n in range((end - start).days + 1):
                 context = context_of(there, start + timedelta(days=n))
                 for version in inclusion_proofs.sealed_versions(connection, context):
-                    proof = inclusion_proofs.prove(
-                        connection, context, account, version=version, newest=True, may_be_empty=True
-                    )
+                    day = context.close_date
+                    proof = proof_of(connection, there, day, account, version=version, newest=True, may_be_empty=True)
                     files[folder / f"proof-{context.close_date}-v{version}.json"] = proof_text(proof)
         if not any(json.loads(text)["statement"] for text in files.values()):
             raise InputError(f"account {account} has no balance on any of these dates", next_step="check its name")

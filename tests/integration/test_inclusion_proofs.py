@@ -16,6 +16,7 @@ from engine.reserves.verifier import compline_verify
 from engine.steps import inclusion_proofs
 from engine.store import seals
 from pipelines.cli.app import app
+from pipelines.key_store import rotate_keys
 from tests.fixtures.books import BookUnderTest
 from tests.fixtures.proof_files import run_verifier
 
@@ -141,3 +142,17 @@ def test_commands_give_what_the_verifier_takes(
     assert wrapped.exit_code == 2
     wrapped = CliRunner().invoke(app, ["reserves", "verify", str(history), *map(str, anchor)])
     assert wrapped.exit_code == 0
+
+
+def test_a_date_before_a_new_master_key_is_still_proven(book: BookUnderTest, tmp_path: Path) -> None:
+    first = book.days[0]
+    book.close(first)
+    account = _customers(book, first)[0]
+    with book.app() as connection:
+        rotate_keys(book.opened.settings, book.opened.card, connection, new_master=True)
+    shutil.copy(_folder(book, first) / "checkpoint.txt", tmp_path / "checkpoint")
+    shutil.copy(_folder(book, first) / "keys.txt", tmp_path / "key")
+    code, said = _compline(book, "prove", account, first, "--out", tmp_path)
+    assert code == 0, said
+    anchor = ["--checkpoint", tmp_path / "checkpoint", "--key", tmp_path / "key"]
+    assert run_verifier("proof", tmp_path / f"proof-{account}.json", *anchor).code == 0
