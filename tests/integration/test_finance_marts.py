@@ -18,6 +18,7 @@ from tests.fixtures.finance import FinanceUnderTest
 MARTS = {
     "fct_daily_balances",
     "fct_daily_fees",
+    "fct_daily_pnl",
     "fct_daily_volume_tiers",
     "fct_liabilities",
     "fct_staking_rewards",
@@ -50,6 +51,45 @@ def test_fees_equal_the_accruals_to_the_last_unit(finance: FinanceUnderTest) -> 
     assert any(row[4] != 0 for row in mart)
 
 
+def test_gains_are_those_of_the_close_and_the_day_before_opens_the_next(finance: FinanceUnderTest) -> None:
+    mart = finance.rows(
+        "SELECT close_date, sum(realized), sum(trading_pnl), sum(fees_value) FROM finance.fct_daily_pnl"
+        " GROUP BY 1 ORDER BY 1"
+    )
+    books = finance.rows(
+        "SELECT close_date, sum(realized), sum(trading_pnl), sum(fees_value) FROM positions.realized_pnl"
+        " GROUP BY 1 ORDER BY 1"
+    )
+    assert mart == books
+    assert all(row[1] != 0 for row in mart)
+    carried = finance.rows(
+        "SELECT count(*) FROM finance.fct_daily_pnl a JOIN finance.fct_daily_pnl b USING (user_id, asset)"
+        " WHERE a.close_date = b.close_date - 1 AND (a.closing_quantity, a.closing_value, a.closing_unrealized)"
+        " IS DISTINCT FROM (b.opening_quantity, b.opening_value, b.opening_unrealized)"
+    )
+    assert carried == [(0,)]
+
+
+@pytest.mark.parametrize(
+    ("poison", "test"),
+    [
+        ("bought = bought + 1", "quantity_identity_of_positions"),
+        ("realized = realized + 1, proceeds = proceeds + 1", "value_identity_of_users"),
+        ("closing_unrealized = closing_unrealized + 1", "gains_are_what_they_are_made_of"),
+        ("opening_value = opening_value + 0.000001", "value_identity_of_users"),
+    ],
+)
+def test_identities_bite_in_the_mart(finance: FinanceUnderTest, poison: str, test: str) -> None:
+    day = finance.book.days[1]
+    finance.execute(
+        f"UPDATE finance.fct_daily_pnl SET {poison} WHERE close_date = '{day}' AND (user_id, asset) ="
+        f" (SELECT user_id, asset FROM finance.fct_daily_pnl WHERE close_date = '{day}' ORDER BY 1, 2 LIMIT 1)"
+    )
+    judged = build(finance.login, day, select=("fct_daily_pnl",), kinds=("test",))
+    assert test in {one.name for one in judged if not one.fine}
+    assert all(one.fine for one in build(finance.login, day, select=("fct_daily_pnl",)))
+
+
 def test_every_row_names_the_sealed_books(finance: FinanceUnderTest) -> None:
     sealed = set(
         finance.rows("SELECT close_date, version, books_sha256 FROM close.seals WHERE kind = 'day' ORDER BY 1")
@@ -74,7 +114,7 @@ def test_full_refresh_equals_incremental(finance: FinanceUnderTest) -> None:
 
 def test_models_pass_their_unit_tests(finance: FinanceUnderTest) -> None:
     done = build(finance.login, finance.book.days[0], kinds=("model", "unit_test"))
-    assert len([one for one in done if one.kind == "unit_test"]) == 8
+    assert len([one for one in done if one.kind == "unit_test"]) == 9
     assert [one.message for one in done if not one.fine] == []
 
 
