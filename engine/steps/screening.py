@@ -162,11 +162,14 @@ def _compare(
     for number, who, nth in screening.addresses_on(connection, [a for a, _ in addresses], since, user_id):
         entry = addresses[nth][1]
         found.append(Found(who, entry.entry_id, entry.sha256, "address", number, 100))
-    writings = [(text, entry) for entry in entries for text in dict.fromkeys(map(normal, entry.names))]
-    index = NameIndex([text for text, _ in writings], threshold)
+    writings: list[tuple[str, ListEntry]] = []
+    index: NameIndex | None = None
     compared = 0
     for numbers, users, texts in screening.names(connection, since, user_id):
         compared += len(texts)
+        if index is None:
+            writings = [(text, entry) for entry in entries for text in dict.fromkeys(map(normal, entry.names))]
+            index = NameIndex([text for text, _ in writings], threshold)
         for match in index.matches([normal(text) for text in texts]):
             entry = writings[match.entry][1]
             who, number = users[match.name], numbers[match.name]
