@@ -62,6 +62,8 @@ _BY_STATE: dict[str, type[ComplineError]] = {
     "CL030": GateError,
     "CL031": UncheckedError,
     "CL032": GateError,
+    "CL045": GateError,
+    "CL046": InputError,
     "23514": LedgerRefusedError,
     "40001": StaleEpochError,
     "57014": StepTimeoutError,

@@ -26,6 +26,7 @@ from engine.reserves.shard_index import INDEX, open_index, shard_file
 from engine.reserves.verifier import compline_verify
 from engine.steps import inclusion_proofs
 from engine.steps.context import StepContext
+from engine.store import user_keys
 from engine.store.connect import Connection, connect, typed_errors
 from pipelines.books import OpenBook
 from pipelines.cli.options import BookName, DryRun, Json, opened
@@ -137,13 +138,24 @@ def history(
         _say({"folder": str(folder), "files": len(files)}, as_json, f"wrote {len(files)} proofs to {folder}")
 
 
-def user_key(account: Account, book: BookName = None, as_json: Json = False) -> None:
-    """Print the account's own key, which opens its record in every shard: for its statement page, for nobody else."""
+def user_key(
+    account: Account,
+    again: Annotated[
+        str | None, typer.Option("--again", metavar="REASON", help="Print it once more, and why; it is recorded.")
+    ] = None,
+    book: BookName = None,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Print the account's own key, once: for its statement page. It opens the account's record in every shard."""
     with errors(as_json=as_json):
         there = opened(book)
-        with reading(there) as connection:
-            _require_customer(connection, there, account)
         ring = KeyRing(load_keys(there.settings, there.card).reserve, there.book.exchange)
+        with closing(connect(there.url)) as connection, typed_errors(), connection.transaction(force_rollback=dry_run):
+            nth = user_keys.give(connection, account, ring.key_epoch, again)
+        if dry_run:
+            talk(f"would print the key of {account}, key epoch {ring.key_epoch}, for time {nth}")
+            return
         key = ring.user_key(account).hex()
         talk(f"the key of {account}, key epoch {ring.key_epoch}: whoever has it can read this account's proofs")
         put_json({"account": account, "key_epoch": ring.key_epoch, "user_key": key}) if as_json else typer.echo(key)
@@ -194,16 +206,6 @@ def register(app: typer.Typer) -> None:
         ("verify", verify),
     ):
         app.command(name)(command)
-
-
-def _require_customer(connection: Connection, there: OpenBook, account: str) -> None:
-    row = connection.execute(
-        "SELECT 1 FROM ledger.accounts WHERE account = %s AND liability_class = 'customer' LIMIT 1", (account,)
-    ).fetchone()
-    if row is None:
-        raise InputError(
-            f"book {there.book.name} has no customer account {account}", next_step="compline ledger balance ACCOUNT"
-        )
 
 
 def _place(proof: dict[str, Any]) -> dict[str, Any]:

@@ -129,6 +129,7 @@ def test_commands_give_what_the_verifier_takes(
     assert _compline(sealed_book, "history", account, last, first, "--out", tmp_path)[0] >= 64
     assert _compline(sealed_book, "prove", "nobody", last, "--out", tmp_path)[0] != 0
 
+    assert _compline(sealed_book, "user-key", account, "--dry-run")[0] == 0
     code, said = _compline(sealed_book, "user-key", account)
     key = json.loads(said)["user_key"]
     assert code == 0
@@ -136,7 +137,16 @@ def test_commands_give_what_the_verifier_takes(
     found = json.loads(said)
     mine = ["shard", found["shard"], "--manifest", found["manifest"], "--user-key", key]
     assert run_verifier(*mine, *anchor).code == 0
-    assert _compline(sealed_book, "user-key", "nobody")[0] != 0
+    assert _compline(sealed_book, "user-key", "nobody")[0] >= 64
+    code, refused = _compline(sealed_book, "user-key", account)
+    assert code == 1
+    assert key not in refused
+    assert "was given at" in refused
+    assert _compline(sealed_book, "user-key", account, "--again", "  ")[0] == 1
+    code, said = _compline(sealed_book, "user-key", account, "--again", "the statement page was lost")
+    assert (code, json.loads(said)["user_key"]) == (0, key)
+    times = sealed_book.value("SELECT count(*) FROM reserves.user_keys_given WHERE account = %s", account)
+    assert times == 2
 
     wrapped = CliRunner().invoke(app, ["reserves", "verify", str(tmp_path / f"proof-{account}.json"), "--json"])
     assert wrapped.exit_code == 2
