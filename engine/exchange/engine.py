@@ -14,7 +14,7 @@ from engine.exchange import commands as cmd
 from engine.exchange import configuration, orders, transfers
 from engine.exchange.book import Order
 from engine.exchange.codec import JournalRecord
-from engine.exchange.events import Event, Side
+from engine.exchange.events import Event, Side, TransferKind
 from engine.exchange.fills import lock_of
 from engine.exchange.state import Balance, EngineState, Registry
 
@@ -133,6 +133,18 @@ class ExchangeEngine:
         """The sequence at which a transfer of this kind and reference had its effect."""
         key = self.state.transfers.get((kind, reference))
         return None if key is None else key.seq
+
+    def cancels_before(self, command: cmd.Command) -> cmd.CancelAll | None:
+        """What is submitted before a reversal where orders hold what it takes: coins that are gone must not trade.
+
+        None for every other command, and for a reversal that is known: the orders there came after it.
+        """
+        if not isinstance(command, cmd.DepositReversed):
+            return None
+        known = self.seen_transfer(TransferKind.DEPOSIT_REVERSED, command.reference) is not None
+        held = self.balance(command.account, command.asset)
+        frees = held.locked and held.available < command.units
+        return cmd.CancelAll(command.account) if frees and not known else None
 
     def check_conservation(self) -> None:
         """Check that per asset all holdings plus fees equal what came in less what left, adjustments, and debts.

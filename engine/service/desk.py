@@ -261,10 +261,7 @@ class Desk:
         number, units = 0, 0
         if asset is not None:
             number, units = asset.asset, self.scales.units(asset.asset, request.amount)
-        if request.kind == TransferKind.DEPOSIT_REVERSED:
-            self._free_for_reversal(account, number, units, request.reference, at_us)
-        command = _TRANSFERS[request.kind](account, number, units, request.reference)
-        events = self.sequencer.submit(command, at_us)
+        events = self._moved(_TRANSFERS[request.kind](account, number, units, request.reference), at_us)
         rejected = _rejection(events)
         if rejected is not None:
             return {"success": False, "error": _error(rejected)}
@@ -272,16 +269,12 @@ class Desk:
         held = any(isinstance(e, Transfer) and e.kind == TransferKind.DEPOSIT_UNALLOCATED for e in events)
         return {**done, "unallocated": True} if held else done
 
-    def _free_for_reversal(self, account: int, asset: int, units: int, reference: str, at_us: int) -> None:
-        """Cancel a user's orders before a reversal of more than is available: coins that are gone must not trade.
-
-        Told again, the reversal is known, and the orders that came since are left alone.
-        """
-        engine = self.sequencer.engine
-        known = engine.seen_transfer(TransferKind.DEPOSIT_REVERSED, reference) is not None
-        balance = engine.balance(account, asset)
-        if not known and balance.locked and balance.available < units:
-            self.sequencer.submit(cmd.CancelAll(account), at_us)
+    def _moved(self, command: cmd.Command, at_us: int) -> list[Event]:
+        """The events of a command that moves a balance; a reversal frees first what orders hold."""
+        cancels = self.sequencer.engine.cancels_before(command)
+        if cancels is not None:
+            self.sequencer.submit(cancels, at_us)
+        return self.sequencer.submit(command, at_us)
 
     def _offered(self, offered: OfferedRequest, at_us: int) -> Reply:
         """Journal what the database asks for, unless it may be in the journal already (see `database_watch`)."""
@@ -291,7 +284,7 @@ class Desk:
             return {"success": True}
         if len(self._requested) >= _REMEMBERED:
             self._requested = {known: seq for known, seq in self._requested.items() if seq > offered.settled}
-        events = self.sequencer.submit(command_of(request, self.scales.registry), at_us)
+        events = self._moved(command_of(request, self.scales.registry), at_us)
         self._requested[name] = self.sequencer.engine.last_seq
         rejected = _rejection(events)
         return {"success": True} if rejected is None else {"success": False, "error": _error(rejected)}

@@ -75,7 +75,11 @@ def _unanswered(connection: Connection) -> list[CommandRequest]:
 def _submit(connection: Connection, sequencer: Sequencer, request: CommandRequest, at_us: int) -> None:
     """Journal one request; what can be no command is answered as such."""
     try:
-        sequencer.submit(command_of(request, sequencer.engine.registry), at_us)
+        command = command_of(request, sequencer.engine.registry)
+        cancels = sequencer.engine.cancels_before(command)
+        if cancels is not None:
+            sequencer.submit(cancels, at_us)
+        sequencer.submit(command, at_us)
     except InputError as error:
         with connection.transaction():
             command_requests.refuse(connection, request.key, str(error))

@@ -65,7 +65,7 @@ async def until(client: Client, user: str, asset: str, **wanted: str) -> None:
 
 def test_exchange_killed_at_any_moment_journals_each_request_once(served: Served) -> None:
     keys = []
-    for round_ in range(3):
+    for round_ in range(2):
         for user in range(1, 9):
             state = "suspended" if round_ % 2 else "active"
             keys.append(request(served, "set_account", user_id=user, state=state, holds=[]))

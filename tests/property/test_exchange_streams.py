@@ -14,7 +14,7 @@ from engine.exchange import commands as cmd
 from engine.exchange import history, snapshot, snapshots
 from engine.exchange.book import Book, Order
 from engine.exchange.engine import ExchangeEngine
-from engine.exchange.events import CutOff, Event, OrderAccepted, OrderCancelled, Side, Trade
+from engine.exchange.events import CutOff, Event, OrderAccepted, OrderCancelled, Side, Trade, Transfer, TransferKind
 from engine.exchange.journal import journal_path
 from engine.exchange.sequencer import Sequencer, open_exchange
 from engine.exchange.snapshot import engine_state_hash
@@ -67,6 +67,10 @@ steps = st.tuples(
     st.sampled_from([orders] * 14 + [cancels] * 2 + [transfers] * 3 + [tiers]).flatmap(lambda chosen: chosen),
     st.sampled_from([0, 0, 0, 1, HOUR, -HOUR, 30 * HOUR]),
 )
+spending = st.sampled_from([cmd.Deposit, cmd.DepositReversed, cmd.Withdrawal, cmd.Stake]).flatmap(
+    lambda kind: st.builds(kind, accounts, st.sampled_from([1, 2]), st.sampled_from([100, 30_000, 50_000]), references)
+)
+reversing = st.tuples(orders | spending, st.sampled_from([0, 0, 1, HOUR]))
 streams = st.lists(steps, max_size=30) | st.lists(steps, min_size=30, max_size=90)
 
 
@@ -174,6 +178,42 @@ def test_each_fee_is_the_exact_fee_rounded_to_a_neighbouring_unit_and_each_trade
                 ):
                     assert abs(fee * 1_000_000 - trade.quote_units * rate) < 1_000_000
                 assert trade.maker_fee_units + trade.taker_fee_units >= 0
+
+
+def reversal_of_a_deposit(engine: ExchangeEngine, drawn: cmd.DepositReversed) -> cmd.DepositReversed:
+    """A reversal of one that was made: drawn at random, account, asset, units and reference hardly ever meet."""
+    made = sorted((ref, key) for (kind, ref), key in engine.state.transfers.items() if kind == TransferKind.DEPOSIT)
+    if not made:
+        return drawn
+    reference, key = made[drawn.units % len(made)]
+    return cmd.DepositReversed(key.account, key.asset, key.value, reference)
+
+
+@given(st.lists(reversing, min_size=10, max_size=60))
+@settings(max_examples=120, deadline=None)
+def test_reversed_deposit_takes_from_its_account_alone_and_owes_only_what_is_not_available(
+    stream: list[tuple[cmd.Command, int]],
+) -> None:
+    sequencer = in_memory()
+    play([], sequencer)
+    now = OPENS_US
+    for drawn, wait in stream:
+        now += wait
+        command = reversal_of_a_deposit(sequencer.engine, drawn) if isinstance(drawn, cmd.DepositReversed) else drawn
+        before = {(b.account, b.asset): b for b in sequencer.engine.balances()}
+        events = [e for e in sequencer.submit(command, now) if isinstance(e, Transfer)]
+        sequencer.engine.check_conservation()
+        if not isinstance(command, cmd.DepositReversed) or not events:
+            continue
+        after = {(b.account, b.asset): b for b in sequencer.engine.balances()}
+        one, key = events[0], (command.account, command.asset)
+        was, now_has = before.pop(key, None), after.pop(key, None)
+        assert before == after
+        available = (was.available if was else 0, now_has.available if now_has else 0)
+        assert available[0] - available[1] == one.units - one.owed_units
+        assert one.owed_units == 0 or available[1] == 0
+        rest = [(b.locked, b.staked, b.in_transit) if b else (0, 0, 0) for b in (was, now_has)]
+        assert rest[0] == rest[1]
 
 
 @given(streams, st.randoms(use_true_random=False))
