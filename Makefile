@@ -1,6 +1,6 @@
 # Compline: `make close` on a bare machine with Python 3.11 or newer. `make help` lists the rest.
 .DEFAULT_GOAL := help
-.PHONY: help setup close test lint format dev down clean bench faults
+.PHONY: help setup close test lint format dev docs down clean bench faults
 SHELL := /bin/sh
 MAKEFLAGS += --no-print-directory
 BIN := .venv/bin
@@ -58,6 +58,9 @@ format: setup ## let ruff format and correct what it can
 
 dev: setup ## open the Dagster UI with its daemon
 	@$(BIN)/compline dev $(ARGS)
+
+docs: setup ## build the page that describes every mart, column and test (no database needed)
+	@$(BIN)/python -m pipelines.docs
 
 bench: setup ## measure, and print the figures
 	@$(BIN)/python -m pytest -m bench -s --timeout=3600 $(ARGS)

@@ -27,19 +27,35 @@ END $$;
 
 -- The price of one asset in the reporting currency at an event: of the first source that the policy names and that is not
 -- older than the policy allows. Null where there is none: the caller names the asset and stops, it never takes zero.
+-- The last trade is looked up here and not through market.tick_at: it is asked for once a trade.
 CREATE FUNCTION market.mark_at(asset text, at timestamptz, seq bigint DEFAULT NULL) RETURNS numeric
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     in_force jsonb;
+    currency text;
     known numeric;
     oldest timestamptz;
     one text;
 BEGIN
-    SELECT p.policy INTO in_force FROM close.policy_on((mark_at.at AT TIME ZONE 'UTC')::date) p;
-    IF mark_at.asset = in_force ->> 'reporting_currency' THEN RETURN 1; END IF;
+    SELECT p.policy INTO in_force FROM close.policies p
+    WHERE p.effective_from <= (mark_at.at AT TIME ZONE 'UTC')::date ORDER BY p.effective_from DESC LIMIT 1;
+    currency := in_force ->> 'reporting_currency';
+    IF mark_at.asset = currency THEN RETURN 1; END IF;
     oldest := mark_at.at - make_interval(secs => (in_force ->> 'mark_max_age_s')::integer);
-    FOR one IN SELECT jsonb_array_elements_text(coalesce(in_force -> 'mark_sources', '["last_trade"]')) LOOP
-        SELECT t.price INTO known FROM market.tick_at(mark_at.asset, mark_at.at, mark_at.seq, one) t WHERE t.tick_at >= oldest;
+    FOREACH one IN ARRAY CASE WHEN in_force ? 'mark_sources'
+        THEN ARRAY(SELECT jsonb_array_elements_text(in_force -> 'mark_sources')) ELSE '{last_trade}'::text[] END LOOP
+        IF one = 'last_trade' THEN
+            SELECT x.price INTO known FROM exchange.markets m
+            CROSS JOIN LATERAL (SELECT t.price, t.effective_at, t.engine_seq, t.fill_index FROM exchange.trades t
+                WHERE t.market = m.market AND t.effective_at <= mark_at.at AND t.effective_at >= oldest
+                  AND (mark_at.seq IS NULL OR t.engine_seq <= mark_at.seq)
+                ORDER BY t.effective_at DESC, t.engine_seq DESC, t.fill_index DESC LIMIT 1) x
+            WHERE m.base = mark_at.asset AND m.quote = currency
+            ORDER BY x.effective_at DESC, x.engine_seq DESC, x.fill_index DESC LIMIT 1;
+        ELSE
+            SELECT t.price INTO known FROM market.mark_ticks t
+            WHERE t.asset = mark_at.asset AND t.source = one AND t.at <= mark_at.at AND t.at >= oldest ORDER BY t.at DESC LIMIT 1;
+        END IF;
         IF known IS NOT NULL THEN RETURN known; END IF;
     END LOOP;
     RETURN NULL;

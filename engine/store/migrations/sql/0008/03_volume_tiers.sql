@@ -52,22 +52,24 @@ BEGIN
     INTO currency, places, thresholds FROM close.policy_on(d) p
         JOIN exchange.assets a ON a.asset = p.policy ->> 'reporting_currency';
     DELETE FROM positions.volume_30d WHERE close_date = d AND version = day.version;
+    -- Materialized: each trade is valued once, not once a user and sum.
+    WITH valued AS MATERIALIZED (
+        SELECT t.maker_id, t.taker_id, round(t.quote_quantity * CASE WHEN m.quote = currency THEN 1
+            ELSE market.require_mark(m.quote, t.effective_at, t.engine_seq) END, places) AS value
+        FROM exchange.trades t JOIN exchange.markets m USING (market) WHERE t.close_date = d),
+    today AS MATERIALIZED (
+        SELECT x.user_id, sum(v.value) AS value FROM valued v
+        CROSS JOIN LATERAL (VALUES (v.maker_id), (v.taker_id)) x (user_id) GROUP BY x.user_id)
     INSERT INTO positions.volume_30d (close_date, version, user_id, day_volume, volume, tier)
     SELECT d, day.version, user_id, sum(today), sum(total), coalesce(width_bucket(sum(total), thresholds) - 1, 0)
     FROM (
-        SELECT x.user_id, v.value AS today, v.value AS total
-        FROM exchange.trades t
-        JOIN exchange.markets m USING (market)
-        CROSS JOIN LATERAL (SELECT round(t.quote_quantity * CASE WHEN m.quote = currency THEN 1
-            ELSE market.require_mark(m.quote, t.effective_at, t.engine_seq) END, places) AS value) v
-        CROSS JOIN LATERAL (VALUES (t.maker_id), (t.taker_id)) x (user_id)
-        WHERE t.close_date = d
+        SELECT y.user_id, y.value AS today, y.value AS total FROM today y
         UNION ALL
         SELECT w.user_id, 0, w.volume FROM positions.volume_30d w JOIN close.days y USING (close_date, version) WHERE w.close_date = d - 1
         UNION ALL
         SELECT w.user_id, 0, -w.day_volume FROM positions.volume_30d w JOIN close.days y USING (close_date, version) WHERE w.close_date = d - 30
     ) parts
-    GROUP BY user_id HAVING sum(total) <> 0;
+    GROUP BY user_id HAVING sum(total) <> 0 ORDER BY user_id;
     GET DIAGNOSTICS written = ROW_COUNT;
     ANALYZE positions.volume_30d;
     RETURN written;
