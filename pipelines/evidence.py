@@ -16,7 +16,7 @@ from engine.reserves.manifest import parse_manifest
 from engine.reserves.pack import read_pack
 from engine.steps import liability_trees
 from engine.steps.context import StepContext
-from engine.steps.replay_audit import Pack
+from engine.steps.pack import Pack
 from engine.store import seals
 from engine.store.connect import connect, typed_errors
 from pipelines.books import OpenBook

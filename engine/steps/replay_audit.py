@@ -12,30 +12,30 @@ earlier days are at hand, and else taken from the day's own pack; either way the
 
 from __future__ import annotations
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date, datetime, timedelta
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
 from engine.canonical import row_hash, table_digest
-from engine.clock import day_number, from_day_number, from_us, iso_s, parse_close_date, to_us
+from engine.clock import day_number, from_day_number, from_us, iso_s, parse_close_date
 from engine.close.books import TABLES, books_sha256
 from engine.errors import ComplineError, InputError
 from engine.exchange.engine import ExchangeEngine
 from engine.exchange.events import CutOff, Trade
 from engine.exchange.journal import JOURNAL_NAME, JournalReader
 from engine.exchange.postings import journal_of
-from engine.ledger.journal import FEE_CLEARING, Journal, Leg, check_balanced
+from engine.ledger.journal import FEE_CLEARING, Journal, check_balanced
 from engine.reserves.build import TreeKernel, build_trees
 from engine.reserves.key_file import parse_published_keys
 from engine.reserves.keys import KeyRing, ReserveKeys
-from engine.reserves.manifest import Manifest, SignedManifest, parse_manifest, verify_manifest
+from engine.reserves.manifest import Manifest, SignedManifest, verify_manifest
 from engine.reserves.signing import key_id
 from engine.reserves.tree import TreePolicy
 from engine.steps.engine_balances import balances_of
+from engine.steps.pack import Pack
 
 Balances = dict[tuple[str, str], int]
 """Smallest units by account and asset."""
@@ -78,51 +78,6 @@ class Audit:
     def first_difference(self) -> Comparison | None:
         """The first thing that is not as it was sealed."""
         return next((one for one in self.comparisons if not one.equal), None)
-
-
-@dataclass(frozen=True)
-class Pack:
-    """A pack's files and its manifest."""
-
-    files: Mapping[str, bytes]
-
-    @property
-    def manifest(self) -> Manifest:
-        """The manifest, read strictly."""
-        return parse_manifest(self._part("manifest.json"))
-
-    def rows(self, name: str) -> Any:
-        """The content of a JSON file."""
-        try:
-            return json.loads(self._part(name))
-        except (ValueError, RecursionError):
-            raise InputError(f"{name} of the pack is not JSON", next_step="get the pack again") from None
-
-    def _part(self, name: str) -> bytes:
-        if name not in self.files:
-            raise InputError(f"the pack has no {name}", next_step="get the pack again")
-        return self.files[name]
-
-    @property
-    def close_journals(self) -> list[Journal]:
-        """The journals that no engine event gives."""
-        try:
-            return [self._journal(one) for one in self.rows("close_journals.json")]
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"close_journals.json cannot be read: {error!r}", next_step="get the pack again") from None
-
-    def _journal(self, one: dict[str, Any]) -> Journal:
-        return Journal(
-            kind=one["kind"],
-            reference_type=one["reference_type"],
-            reference_id=one["reference_id"],
-            engine_seq=None,
-            effective_us=to_us(datetime.fromisoformat(one["effective_at"])),
-            close_date=date.fromisoformat(self.manifest.header.close_date),
-            origin=one["origin"],
-            reason=one["reason"],
-            legs=tuple(Leg(leg["account"], leg["asset"], int(leg["amount"])) for leg in one["legs"]),
-        )
 
 
 @dataclass
@@ -305,7 +260,11 @@ def _check_close(found: Audit, own: Sequence[Journal], here: Replayed) -> None:
 
 
 def _opening(found: Audit, packs: Sequence[Pack], here: Replayed, day: date) -> Balances:
-    """House balances that the day opened with: stated by its pack, recomputed where every earlier pack is there."""
+    """What the day opened with beside customers' own events, recomputed where every earlier pack is at hand.
+
+    Returns:
+        House balances, and what corrections moved on customers' accounts before.
+    """
     stated = {
         (one["account"], one["asset"]): int(one["amount"]) for one in packs[-1].rows("opening_house_balances.json")
     }
@@ -314,8 +273,8 @@ def _opening(found: Audit, packs: Sequence[Pack], here: Replayed, day: date) -> 
     there = [pack.manifest.header.close_date for pack in packs[:-1]]
     if there != wanted:
         found.notes.append(
-            f"house balances at the opening are those that the pack states: packs of {len(wanted) - len(there)} earlier"
-            " dates are not at hand"
+            "house balances at the opening are those that the pack states, and corrections of customers' accounts those"
+            f" of its own date: packs of {len(wanted) - len(there)} earlier dates are not at hand"
         )
         return stated
     moved: defaultdict[tuple[str, str], int] = defaultdict(int)
@@ -326,9 +285,21 @@ def _opening(found: Audit, packs: Sequence[Pack], here: Replayed, day: date) -> 
             for leg in one.legs:
                 moved[leg.account, leg.asset] += leg.units
     computed = {key: units for key, units in moved.items() if units and not _is_customer(key[0], here)}
+    corrected = _corrections(packs[:-1], here)
     off = [f"{a} {c}" for a, c in sorted(computed.keys() | stated.keys()) if computed.get((a, c)) != stated.get((a, c))]
     found.compare("house balances at the opening", ", ".join(off[:5]) or "as stated", "as stated")
-    return computed
+    return computed | corrected
+
+
+def _corrections(packs: Sequence[Pack], here: Replayed) -> Balances:
+    """What journals without an engine event moved on customers' accounts: corrections of the ledger's side."""
+    moved: defaultdict[tuple[str, str], int] = defaultdict(int)
+    for pack in packs:
+        for one in pack.close_journals:
+            for leg in one.legs:
+                if _is_customer(leg.account, here):
+                    moved[leg.account, leg.asset] += leg.units
+    return dict(moved)
 
 
 def _closing(here: Replayed, opening: Balances, own: Sequence[Journal]) -> Balances:

@@ -14,9 +14,14 @@ import pytest
 from engine.errors import ComplineError, InputError
 from engine.reserves.key_file import published_keys_text
 from engine.reserves.keys import generate_keys
+from engine.reserves.log_check import check_log
 from engine.reserves.pack import read_pack, write_pack
+from engine.reserves.rotation import KeysInForce
 from engine.reserves.verifier import compline_verify
-from engine.steps.replay_audit import Audit, Pack, audit
+from engine.steps.evidence_packs import pack_files
+from engine.steps.pack import Pack
+from engine.steps.replay_audit import Audit, audit
+from engine.store import log
 from pipelines.evidence import packs_up_to, sealed_trees
 from tests.fixtures.books import BookUnderTest
 
@@ -190,3 +195,55 @@ def test_command_needs_no_database(sealed_book: BookUnderTest, tmp_path: Path) -
     )  # fmt: skip
     assert done.returncode == 1
     assert "first difference: digest of marks" in done.stderr
+
+
+def test_correction_of_a_customers_account_on_an_earlier_date_is_carried(
+    sealed_book: BookUnderTest, tmp_path: Path
+) -> None:
+    """No correction is in these books, so one added to an earlier pack must show in what the later date comes to."""
+    packs = packs_up_to(folder(sealed_book), sealed_book.days[1])
+    rows = json.loads(packs[0].files["close_journals.json"])
+    account = rows[0]["reference_id"].split(":")[1]
+    legs = [
+        {"account": account, "asset": "BTC", "amount": "5"},
+        {"account": "suspense", "asset": "BTC", "amount": "-5"},
+    ]
+    correction = {"kind": "correction", "reference_type": "break", "reference_id": "7", "origin": "correction"}
+    rows.append({**correction, "effective_at": "2026-03-02T12:00:00.000000Z", "reason": "x", "legs": legs})
+    earlier = Pack({**packs[0].files, "close_journals.json": json.dumps(rows).encode()})
+    found = audited(sealed_book, [earlier, packs[1]], tmp_path)
+    different = {one.what for one in found.comparisons if not one.equal}
+    assert different >= {
+        "house balances at the opening",
+        "digest of balances",
+        "owed to customers in BTC",
+        "books hash",
+    }
+    assert "digest of journals" not in different
+
+
+def test_first_version_keeps_its_evidence_and_the_second_replays_after_a_reopening(
+    book: BookUnderTest, tmp_path: Path
+) -> None:
+    first, second = book.days
+    for day in book.days:
+        book.close(day)
+    kept = {path: path.read_bytes() for path in folder(book).rglob("evidence-*.zip")}
+    assert len(kept) == 2
+    with book.app() as app:
+        app.execute("SELECT close.reopen(%s, 'a late reading', 'ann', 'bob')", (first,))
+    for day in (first, second):
+        assert book.close(day, recapture=True)[-1].step == "evidence_packs"
+    assert len(list(folder(book).rglob("evidence-*.zip"))) == 4
+    for path, data in kept.items():
+        day = first if str(first) in path.name else second
+        with book.closing(day) as context, book.app() as app:
+            assert write_pack(pack_files(app, context, 1)) == data
+    with book.app() as app:
+        report = check_log(log.rows(app), [KeysInForce(0, published_keys_text(book.keys, "test.example"))])
+    assert report.problems == []
+    assert [(line.version, line.supersedes) for line in report.lines] == [(1, None), (1, None), (2, 0), (2, 1)]
+    packs = packs_up_to(folder(book), second)
+    assert [one.manifest.header.version for one in packs] == [2, 2]
+    found = audited(book, packs, tmp_path, master=book.keys.reserve)
+    assert found.first_difference is None, found.first_difference
