@@ -15,19 +15,21 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from engine.canonical import row_hash, table_digest
-from engine.clock import day_number, from_day_number, from_us, iso_s, parse_close_date
+from engine.clock import day_number, from_day_number, from_us, iso_s, iso_us, parse_close_date, to_us
 from engine.close.books import TABLES, books_sha256
 from engine.errors import ComplineError, InputError
 from engine.exchange.engine import ExchangeEngine
 from engine.exchange.events import CutOff, Trade
 from engine.exchange.journal import JOURNAL_NAME, JournalReader
 from engine.exchange.postings import journal_of
+from engine.exchange.state import Market, Registry
 from engine.ledger.journal import FEE_CLEARING, Journal, check_balanced
+from engine.money import MAX_DECIMALS, from_units, text_of
 from engine.reserves.build import TreeKernel, build_trees
 from engine.reserves.key_file import parse_published_keys
 from engine.reserves.keys import KeyRing, ReserveKeys
@@ -36,6 +38,7 @@ from engine.reserves.signing import key_id
 from engine.reserves.tree import TreePolicy
 from engine.steps.engine_balances import balances_of
 from engine.steps.pack import Pack
+from engine.store.settlement_rows import tick_of
 
 Balances = dict[tuple[str, str], int]
 """Smallest units by account and asset."""
@@ -90,6 +93,7 @@ class Replayed:
         today: what engine events of the date moved on house accounts.
         hashes: row hashes of the date's journals.
         fees: charged on the date, by account, asset and role.
+        last_trades: of each market by exchange time before the cut-off.
     """
 
     engine: ExchangeEngine
@@ -97,17 +101,18 @@ class Replayed:
     today: Balances
     hashes: list[bytes]
     fees: Charges
-    trades: int
+    last_trades: dict[int, Trade]
     barrier_seq: int
     cutoff_us: int
 
 
-def replay_to(path: Path, day: date) -> Replayed:
+def replay_to(path: Path, day: date, cutoff_us: int) -> Replayed:
     """Walk a journal from its first record to the cut-off of a date; snapshots beside it are not used.
 
     Args:
         path: the journal, or the directory that it lies in.
         day: close date.
+        cutoff_us: when it was sealed to end, for the last trades before it.
 
     Raises:
         InputError: there is no journal, or it does not cut the date off.
@@ -119,7 +124,7 @@ def replay_to(path: Path, day: date) -> Replayed:
     today: defaultdict[tuple[str, str], int] = defaultdict(int)
     fees: defaultdict[tuple[str, str, str], int] = defaultdict(int)
     hashes: list[bytes] = []
-    trades = 0
+    last: dict[int, Trade] = {}
     with JournalReader(file) as reader:
         engine = ExchangeEngine(reader.first_day)
         for record in reader.records():
@@ -133,15 +138,21 @@ def replay_to(path: Path, day: date) -> Replayed:
                             today[leg.account, leg.asset] += leg.units
                     if ours:
                         hashes.append(journal.row_hash())
-                if isinstance(event, Trade) and event.close_day == wanted:
-                    trades += 1
-                    _charge(fees, event, engine)
+                if isinstance(event, Trade):
+                    if event.effective_us < cutoff_us:
+                        last[event.market] = max(last.get(event.market, event), event, key=_time_of)
+                    if event.close_day == wanted:
+                        _charge(fees, event, engine)
                 if isinstance(event, CutOff) and event.close_day == wanted:
                     engine.check_conservation()
                     return Replayed(
-                        engine, dict(balances), dict(today), hashes, dict(fees), trades, record.seq, record.ts_us
+                        engine, dict(balances), dict(today), hashes, dict(fees), last, record.seq, record.ts_us
                     )
     raise InputError(f"journal {file}: {day} has not been cut off", next_step="take the journal of the whole day")
+
+
+def _time_of(trade: Trade) -> tuple[int, int, int]:
+    return trade.effective_us, trade.engine_seq, trade.fill_index
 
 
 def _charge(fees: defaultdict[tuple[str, str, str], int], trade: Trade, engine: ExchangeEngine) -> None:
@@ -184,13 +195,14 @@ def audit(
     if published_keys is None:
         found.notes.append("the manifest's signature was not checked: no key from elsewhere (--key)")
     day = parse_close_date(header.close_date)
-    here = replay_to(journal, day)
+    here = replay_to(journal, day, to_us(datetime.fromisoformat(header.snapshot_at)))
     found.compare("engine sequence of the cut-off", here.barrier_seq, header.barrier_seq)
     found.compare("instant of the cut-off", iso_s(from_us(here.cutoff_us)), header.snapshot_at)
     own = pack.close_journals
     _check_close(found, own, here)
     opening = _opening(found, packs, here, day)
     closing = _closing(here, opening, own)
+    _check_marks(found, pack.rows("marks.json"), here)
     tables = pack.rows("books.json")
     digests = {
         "journals": [*here.hashes, *(one.row_hash() for one in own)],
@@ -257,6 +269,30 @@ def _check_close(found: Audit, own: Sequence[Journal], here: Replayed) -> None:
             "journals of the close taken from the evidence, checked for form alone: "
             + ", ".join(f"{count} {kind}" for kind, count in others.items())
         )
+
+
+def _check_marks(found: Audit, marks: Sequence[Mapping[str, str]], here: Replayed) -> None:
+    """Marks that say that they are a market's last trade: its price and time, from the journal."""
+    registry = here.engine.registry
+    off, others = [], []
+    for mark in marks:
+        if (mark["source"], mark["price"]) == ("reporting_currency", "1"):
+            continue
+        source, _, name = mark["source"].partition(":")
+        market = registry.market_by_symbol.get(name)
+        trade = here.last_trades.get(market.market) if market else None
+        if source != "last_trade":
+            others.append(mark["asset"])
+        elif market is None or trade is None or _mark_of(trade, market, registry) != (mark["price"], mark["at"]):
+            off.append(mark["asset"])
+    found.compare("marks that are last trades", ", ".join(off) or "as traded", "as traded")
+    if others:
+        found.notes.append(f"marks of other sources, taken from the evidence: {', '.join(others)}")
+
+
+def _mark_of(trade: Trade, market: Market, registry: Registry) -> tuple[str, str]:
+    tick = tick_of(market, registry)
+    return text_of(from_units(trade.price_ticks * tick, MAX_DECIMALS)), iso_us(from_us(trade.effective_us))
 
 
 def _opening(found: Audit, packs: Sequence[Pack], here: Replayed, day: date) -> Balances:

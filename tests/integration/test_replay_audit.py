@@ -97,7 +97,7 @@ def test_manifest_of_another_key_is_refused(sealed_book: BookUnderTest, tmp_path
 @pytest.mark.parametrize(
     ("name", "change", "what"),
     [
-        ("marks.json", lambda rows: rows[0].update(price="1.5"), "digest of marks"),
+        ("marks.json", lambda rows: rows[0].update(price="1.5"), "marks that are last trades"),
         ("close_journals.json", lambda rows: rows.pop(), "fees swept, by user, asset and role"),
         ("close_journals.json", lambda rows: rows[0].update(reference_id="x"), "fees swept, by user, asset and role"),
         ("close_journals.json", lambda rows: rows[0]["legs"][0].update(amount="5"), "form of the close's journals"),
@@ -194,7 +194,7 @@ def test_command_needs_no_database(sealed_book: BookUnderTest, tmp_path: Path) -
         "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 1
-    assert "first difference: digest of marks" in done.stderr
+    assert "first difference: marks that are last trades" in done.stderr
 
 
 def test_correction_of_a_customers_account_on_an_earlier_date_is_carried(
