@@ -7,6 +7,7 @@ polars pandera` and `COMPLINE_BENCH_PEERS=/tmp/peers/bin/python make bench`.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import platform
@@ -167,9 +168,7 @@ def test_whole_replay_with_risk_locks_fees_and_trade_rows(tmp_path: Path, say: S
 
 
 def test_one_command_in_process(tmp_path: Path, say: Say) -> None:
-    journal_of_traffic(tmp_path, 200_000)
-    data = journal_path(tmp_path).read_bytes()
-    records = [codec.decode(data[at : at + 160]) for at in range(160, len(data), 160)]
+    records = traffic_records(tmp_path, 200_000)
     engine = ExchangeEngine(FIRST_DAY)
     times = []
     with paused():
@@ -177,11 +176,49 @@ def test_one_command_in_process(tmp_path: Path, say: Say) -> None:
             started = time.perf_counter_ns()
             engine.apply(record)
             times.append(time.perf_counter_ns() - started)
-    spent = np.sort(np.array(times[-200_000:]))
-    marks = {
-        name: spent[int(len(spent) * share)] / 1000 for name, share in (("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999))
-    }
-    say("a command in process, online engine: " + ", ".join(f"{name} {us:.1f} µs" for name, us in marks.items()))
+    say("a command in process, online engine: " + percentiles(times[-200_000:]))
+
+
+def test_round_trip_through_asyncio(tmp_path: Path, say: Say) -> None:
+    """From a caller's await to its answer, through a queue that another task works off; nothing is made durable."""
+    records = traffic_records(tmp_path, 200_000)
+    engine = ExchangeEngine(FIRST_DAY)
+    times: list[int] = []
+
+    async def run() -> None:
+        loop = asyncio.get_running_loop()
+        queue: asyncio.Queue[tuple[codec.JournalRecord, asyncio.Future[int]] | None] = asyncio.Queue()
+
+        async def work() -> None:
+            while (item := await queue.get()) is not None:
+                item[1].set_result(len(engine.apply(item[0])))
+
+        worker = asyncio.create_task(work())
+        for record in records:
+            started = time.perf_counter_ns()
+            answer: asyncio.Future[int] = loop.create_future()
+            queue.put_nowait((record, answer))
+            await answer
+            times.append(time.perf_counter_ns() - started)
+        queue.put_nowait(None)
+        await worker
+
+    with paused():
+        asyncio.run(run())
+    say("a command through asyncio and back, online engine: " + percentiles(times[-200_000:]))
+
+
+def traffic_records(directory: Path, orders: int) -> list[codec.JournalRecord]:
+    """The decoded records of a journal of traffic."""
+    journal_of_traffic(directory, orders)
+    data = journal_path(directory).read_bytes()
+    return [codec.decode(data[at : at + 160]) for at in range(160, len(data), 160)]
+
+
+def percentiles(times_ns: list[int]) -> str:
+    spent = np.sort(np.array(times_ns))
+    shares = (("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999))
+    return ", ".join(f"{name} {spent[int(len(spent) * share)] / 1000:.1f} µs" for name, share in shares)
 
 
 def stream_for_peers(count: int, *, cancels: bool) -> list[list[int]]:
