@@ -18,7 +18,7 @@ from engine import clock
 from engine.clock import from_day_number, to_us
 from engine.errors import ComplineError, InputError
 from engine.service.desk import Desk, Reply, refusal
-from engine.service.messages import PARSERS, RefusedMessageError
+from engine.service.messages import PARSERS, RefusedMessageError, Request
 from engine.service.metrics import Metrics
 
 GROUP_LIMIT = 512
@@ -31,10 +31,10 @@ Answer = Callable[[Reply], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """A message in the queue, and how to answer it."""
+    """A message in the queue, read, or why it cannot be; and how to answer it."""
 
     subject: str
-    data: bytes
+    request: Request | RefusedMessageError
     answer: Answer
     arrived_s: float
 
@@ -75,7 +75,9 @@ class GroupCommitter:
         if len(self._waiting) >= QUEUE_LIMIT or self._closing or self.failed is not None:
             self._metrics.messages[subject, "overloaded"] += 1
             return False
-        self._waiting.append(Waiting(subject, data, answer, time.perf_counter()))
+        arrived_s = time.perf_counter()
+        # Read at once: while a group is on its way to the disk there is nothing else to do.
+        self._waiting.append(Waiting(subject, _read(subject, data), answer, arrived_s))
         self._wake.set()
         return True
 
@@ -139,7 +141,9 @@ class GroupCommitter:
     def _handle(self, one: Waiting, now_us: int) -> Reply:
         """The reply to a message: whatever is wrong with it is an answer, and the service goes on."""
         try:
-            reply = self._desk.handle(PARSERS[one.subject](one.data), now_us)
+            if isinstance(one.request, RefusedMessageError):
+                raise one.request
+            reply = self._desk.handle(one.request, now_us)
         except RefusedMessageError as error:
             self._metrics.messages[one.subject, error.reason] += 1
             return refusal(error)
@@ -161,3 +165,10 @@ class GroupCommitter:
         for one, reply in zip(group, replies, strict=True):
             await one.answer(reply)
             self._metrics.acknowledge.observe(time.perf_counter() - one.arrived_s)
+
+
+def _read(subject: str, data: bytes) -> Request | RefusedMessageError:
+    try:
+        return PARSERS[subject](data)
+    except RefusedMessageError as error:
+        return error

@@ -7,14 +7,15 @@ import gc
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import nats
 import pytest
 
 from engine.exchange.codec import RECORD_BYTES
-from engine.exchange.sequencer import open_exchange
+from engine.exchange.sequencer import Sequencer, open_exchange
 from engine.service.desk import Desk, Reply
 from engine.service.group import GroupCommitter
 from engine.service.metrics import Metrics
@@ -26,6 +27,8 @@ pytestmark = pytest.mark.bench
 
 RUNS = 5
 ORDERS = 4_000
+FLIGHTS = ((1, 500), (8, 2_000), (32, 4_000), (128, 8_000))
+RATES = (1_000, 4_000, 8_000)
 
 
 @pytest.fixture
@@ -104,51 +107,80 @@ def test_orders_over_request_reply(own_service: Served, capsys: pytest.CaptureFi
 
 
 def test_durable_acknowledgement_beside_fsync(own_service: Served, capsys: pytest.CaptureFixture[str]) -> None:
+    """Callers are in the same process and thread, so their own time is in each figure.
+
+    With so many in flight, always, a message waits for all the others: that is the time of a message by their number,
+    whatever the disk does. At a rate, it waits for those that came just before it.
+    """
     card = own_service.book.opened.card
+    directory = own_service.directory
+    messages = [message(number) for number in range(16)]
     # As the service does; and here everything that pytest holds.
     gc.collect()
     gc.freeze()
-    directory = own_service.directory
 
-    async def load(users: int, count: int) -> list[float]:
+    async def served(
+        sequencer: Sequencer, load: Callable[[GroupCommitter, list[float]], Awaitable[None]]
+    ) -> list[float]:
         took: list[float] = []
-        with open_exchange(directory, first_day=card.book.first_day, cutoff_rule=card.policy.cutoff_rule) as sequencer:
-            committer = GroupCommitter(Desk(sequencer), Metrics(), lambda seq: None)
-            running = asyncio.create_task(committer.run())
-            numbers = iter(range(count))
-
-            async def one() -> None:
-                for number in numbers:
-                    done: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-
-                    async def answer(reply: Reply, done: asyncio.Future[Reply] = done) -> None:
-                        done.set_result(reply)
-
-                    started = time.perf_counter()
-                    assert committer.put("orders.submit", message(number), answer)
-                    assert (await done)["success"]
-                    took.append(time.perf_counter() - started)
-
-            await asyncio.gather(*(one() for _ in range(users)))
-            committer.close()
-            await running
+        committer = GroupCommitter(Desk(sequencer), Metrics(), lambda seq: None)
+        running = asyncio.create_task(committer.run())
+        await load(committer, took)
+        committer.close()
+        await running
         return took
 
-    lines = []
-    for users, count in ((1, 1_000), (8, 4_000), (32, 8_000)):
+    async def acknowledged(committer: GroupCommitter, number: int, took: list[float]) -> None:
+        done: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+
+        async def answer(reply: Reply) -> None:
+            done.set_result(reply)
+
+        started = time.perf_counter()
+        assert committer.put("orders.submit", messages[number % 16], answer)
+        assert (await done)["success"]
+        took.append(time.perf_counter() - started)
+
+    async def in_flight(users: int, count: int, committer: GroupCommitter, took: list[float]) -> None:
+        numbers = iter(range(count))
+
+        async def one() -> None:
+            for number in numbers:
+                await acknowledged(committer, number, took)
+
+        await asyncio.gather(*(one() for _ in range(users)))
+
+    async def at_rate(rate: int, count: int, committer: GroupCommitter, took: list[float]) -> None:
+        started, tasks = time.perf_counter(), []
+        while len(tasks) < count:
+            due = min(count, int((time.perf_counter() - started) * rate))
+            tasks += [asyncio.create_task(acknowledged(committer, n, took)) for n in range(len(tasks), due)]
+            await asyncio.sleep(0.0005)
+        await asyncio.gather(*tasks)
+
+    def measured(name: str, group: int, load: Callable[[GroupCommitter, list[float]], Awaitable[None]]) -> str:
         ratios = []
         for _ in range(RUNS):
-            before = fsync_seconds(directory, 500, RECORD_BYTES * users)
-            took = asyncio.run(load(users, count))
-            disk = before + fsync_seconds(directory, 500, RECORD_BYTES * users)
-            ratios.append((percentile(took, 0.99) / percentile(disk, 0.99), took, disk))
+            before = fsync_seconds(directory, 300, RECORD_BYTES * group)
+            cpu = time.process_time()
+            took = asyncio.run(served(sequencer, load))
+            cpu = (time.process_time() - cpu) / len(took)
+            disk = before + fsync_seconds(directory, 300, RECORD_BYTES * group)
+            ratios.append((percentile(took, 0.99) / percentile(disk, 0.99), took, disk, cpu))
         ratios.sort(key=lambda one: one[0])
-        ratio, took, disk = ratios[RUNS // 2]
-        lines.append(
-            f"{users:3} orders in flight: acknowledged p50 {percentile(took, 0.5) * 1e3:.3f} ms,"
+        ratio, took, disk, cpu = ratios[RUNS // 2]
+        return (
+            f"{name:>16}: acknowledged p50 {percentile(took, 0.5) * 1e3:.3f} ms,"
             f" p99 {percentile(took, 0.99) * 1e3:.3f} ms; fsync p50 {percentile(disk, 0.5) * 1e3:.3f} ms,"
             f" p99 {percentile(disk, 0.99) * 1e3:.3f} ms; ratio of p99 {ratio:.2f}"
-            f" ({ratios[0][0]:.2f} to {ratios[-1][0]:.2f})"
+            f" ({ratios[0][0]:.2f} to {ratios[-1][0]:.2f}); {cpu * 1e6:.0f} µs of CPU a message"
         )
+
+    rule = card.policy.cutoff_rule
+    with open_exchange(directory, first_day=card.book.first_day, cutoff_rule=rule) as sequencer:
+        lines = [measured(f"{n} in flight", n, partial(in_flight, n, count)) for n, count in FLIGHTS]
+        lines += [measured(f"{rate:,} a second", 4, partial(at_rate, rate, rate // 2)) for rate in RATES]
     with capsys.disabled():
-        print("\ndurable acknowledgement, in process, group commit:\n" + "\n".join(lines))
+        print(
+            f"\ndurable acknowledgement, in process, group commit, load {os.getloadavg()[0]:.1f}:\n" + "\n".join(lines)
+        )
