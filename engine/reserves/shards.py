@@ -39,7 +39,7 @@ from engine.reserves.shard import (
 )
 from engine.reserves.shard_index import INDEX, Shards, digits_for, shard_file
 
-_FEW = 500
+_FEW = 2000
 _SAMPLES = 8
 _BATCH_BYTES = 64 << 20
 _SEPARATOR = b", "
