@@ -39,6 +39,8 @@ _PARTS: dict[str, str] = {
     "verdicts": "SELECT v.close_date, v.version, v.gate, v.scope, v.verdict FROM recon.verdicts v"
     " JOIN close.days y USING (close_date, version, books_sha256)",
     "breaks": "SELECT gate, subject, asset, first_date, last_date, trim_scale(difference), state FROM recon.breaks",
+    "accounts": "SELECT user_id, account, state, version FROM accounts.users",
+    "holds": "SELECT user_id, kind, released_at IS NULL, count(*) FROM accounts.holds GROUP BY 1, 2, 3",
     "adjustments": "SELECT adjustment_id, decision, payload_sha256 FROM accounts.adjustment_decisions",
     "screening": "SELECT close_date, user_id, list, entry, matched, score FROM accounts.screening_hits",
     "trees": "SELECT close_date, version, asset, height, root, trim_scale(total) FROM reserves.liability_trees",

@@ -203,3 +203,8 @@ GRANT EXECUTE ON FUNCTION
     accounts.left_over(bigint), accounts.finish_closures(text), accounts.onboard(text, bigint), accounts.opening_state(),
     accounts.policy_text(text, text)
     TO compline_app;
+
+-- What stood before: an engine that was never told of a state or a hold is told now.
+SELECT accounts.tell_engine(u.user_id, format('state:%s:1', u.user_id)) FROM accounts.users u
+WHERE u.state <> 'active' OR EXISTS (SELECT FROM accounts.holds h WHERE h.user_id = u.user_id AND h.released_at IS NULL)
+ORDER BY u.user_id;
