@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import closing
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +16,7 @@ import psycopg
 import typer
 
 from engine import clock
+from engine.close.policy import Policy
 from engine.errors import ConfigError, InputError, UsageError
 from engine.gateways.list_files import ListFile
 from engine.screening.lists import ListSpec, read_list
@@ -24,7 +26,7 @@ from engine.store.connect import connect, typed_errors
 from pipelines.books import OpenBook
 from pipelines.cli.account_options import By, Reason, Who, changing, put_done
 from pipelines.cli.options import BookName, DryRun, Json, opened
-from pipelines.cli.output import errors, put_json, put_table
+from pipelines.cli.output import errors, put_json, put_table, talk
 
 
 def register(app: typer.Typer) -> None:
@@ -59,10 +61,17 @@ def screen(
             if who is not None:
                 done = screen_user(connection, policy, accounts.find(connection, who).user_id, now)
             else:
-                for spec in specs(policy):
-                    reading, listed = list_at(connection, spec, now, policy.screening_list_max_age_s)
-                    done.append(screen_all(connection, spec, reading, listed, policy.screening_threshold, None))
+                done = _everybody(connection, policy, now)
         _put_screened(there, done, dry_run=dry_run, as_json=as_json)
+
+
+def _everybody(connection: psycopg.Connection, policy: Policy, now: datetime) -> list[Screened]:
+    """Screen who is new, and everybody against what is new on a list."""
+    done = []
+    for spec in specs(policy):
+        reading, listed = list_at(connection, spec, now, policy.screening_list_max_age_s)
+        done.append(screen_all(connection, spec, reading, listed, policy.screening_threshold, None))
+    return done
 
 
 def _put_screened(there: OpenBook, done: list[Screened], *, dry_run: bool, as_json: bool) -> None:
@@ -136,14 +145,20 @@ def identify(
     book: BookName = None,
     as_json: Json = False,
 ) -> None:
-    """Record names and addresses of users, so that they can be screened; the same again changes nothing."""
+    """Record names and addresses of users, and screen them at once; the same again changes nothing."""
     with errors(as_json=as_json):
         there = opened(book)
         lines = _lines(file)
         with changing(there, dry_run=dry_run) as connection:
             for number, line in enumerate(lines, 1):
                 _identify(connection, number, line, by)
-        put_done(there, {"recorded": len(lines), "by": by, "dry_run": dry_run}, as_json=as_json)
+        policy = there.policy_on(max(clock.now().date(), there.book.first_day))
+        hits: int | None = None
+        if policy.screening_lists and not dry_run:
+            talk("recorded; now screening (what cannot be screened now, the next close or screen --all does)")
+            with changing(there, dry_run=False) as connection:
+                hits = sum(len(one.hits) for one in _everybody(connection, policy, clock.now()))
+        put_done(there, {"recorded": len(lines), "by": by, "new_hits": hits, "dry_run": dry_run}, as_json=as_json)
 
 
 def _lines(file: Path) -> list[str]:

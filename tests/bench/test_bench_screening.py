@@ -25,7 +25,7 @@ from engine.store import screening
 from tests.fixtures.books import BookUnderTest, MakeBook
 from tests.fixtures.screening import HOUSE, Names, screening_policy, store_list
 
-pytestmark = pytest.mark.bench
+pytestmark = [pytest.mark.bench, pytest.mark.timeout(3600)]
 USERS = int(os.environ.get("COMPLINE_BENCH_USERS", "1000000"))
 NAMES, ADDRESSES = 17_000, 700
 

@@ -11,6 +11,7 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
+from engine.store import screening
 from pipelines.cli.app import app
 from pipelines.settings import Settings
 from tests.fixtures.books import SMALL, BookUnderTest, drop_book, new_book
@@ -108,7 +109,10 @@ def test_user_is_identified_screened_and_cleared_without_a_name_on_the_screen(
     run(shared, "capture-list", "house", str(tmp_path / "none"), code=2)
     people = tmp_path / "people.tsv"
     people.write_text(f"7\tname\tVladimir Orlov\n8\tethereum\t0x{'aB' * 20}\n9\tname\tJane Doe\n", encoding="utf-8")
-    assert run(shared, "identify", str(people), "--by", "kyc")["recorded"] == 3
+    assert run(shared, "identify", str(people), "--by", "kyc", "--dry-run")["new_hits"] is None
+    with shared.app() as connection:
+        for user, name in ((7, "Vladimir Orlov"), (9, "Jane Doe")):
+            screening.record_identity(connection, user, name, "kyc")
     bad = tmp_path / "bad.tsv"
     for line in ("7\tname", "7\tname\t???", "nobody\tname\tJane Secret", "7\tbad chain\t0x1"):
         bad.write_text(f"9\tname\tJane Other\n{line}\n", encoding="utf-8")
@@ -118,8 +122,10 @@ def test_user_is_identified_screened_and_cleared_without_a_name_on_the_screen(
     assert one["lists"][0]["hits"] == [{"user": 7, "entry": "e-1", "came_of_it": "suspended"}]
     assert run(shared, "hits")["hits"] == []
     everybody = run(shared, "screen", "--all")["lists"][0]
-    assert [(hit["user"], hit["entry"]) for hit in everybody["hits"]] == [(7, "e-1"), (8, "e-2")]
+    assert [(hit["user"], hit["entry"]) for hit in everybody["hits"]] == [(7, "e-1")]
     assert everybody["names_compared"] == 2
+    done = run(shared, "identify", str(people), "--by", "kyc")
+    assert (done["recorded"], done["new_hits"]) == (3, 1)
     assert "Orlov" not in json.dumps([everybody, run(shared, "hits")])
     clear = ("clear", "7", "house", "e-1", "--by", "ann", "--reason", "born 1990")
     assert run(shared, *clear, "--second", "ann", code=1)

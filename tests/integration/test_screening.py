@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import psycopg
 import pytest
@@ -190,6 +195,33 @@ def test_hit_cleared_by_two_people_does_not_come_back_until_the_entry_changes(sc
         store_list(screened, plain_list("later", changed), at=now() + timedelta(seconds=1))
         assert len(screen_user(connection, policy, 900, now() + timedelta(seconds=2))[0].hits) == 1
     assert screened.value("SELECT count(*) FROM accounts.holds WHERE user_id = 900 AND released_at IS NULL") == 1
+
+
+def test_from_the_command_line_the_day_does_not_seal_before_the_list_is_there(make_book: MakeBook) -> None:
+    book = make_book(policy=screening_policy())
+    record_names(book, [(1, "Vladimir Orlov")])
+
+    def run() -> tuple[int, dict[str, Any]]:
+        done = subprocess.run(
+            [sys.executable, "-m", "pipelines.cli.app", "close", "run", str(book.days[0]), "--json"],
+            env={
+                **os.environ,
+                "COMPLINE_HOME": str(book.opened.settings.home),
+                "COMPLINE_BOOK": book.opened.book.name,
+            },
+            capture_output=True,
+            text=True,
+            timeout=280,
+            check=False,
+        )
+        return done.returncode, json.loads(done.stdout)
+
+    code, said = run()
+    assert (code, said["days"][0]["state"]) == (2, "reconciled")
+    store_list(book, plain_list("2026-03-01", LISTED))
+    code, said = run()
+    assert (code, said["days"][0]["state"]) == (0, "sealed")
+    assert state(book, 1) == "suspended"
 
 
 def test_names_and_addresses_are_read_by_nobody_and_changed_by_nobody(screened: BookUnderTest) -> None:
