@@ -397,7 +397,7 @@ class Judge:
                 verify_ownership(document, address)
                 return reading.reading_id, f"{address.method} {signed}"
             except FormatError as error:
-                why = AttestationError(error.what) if isinstance(error, FormatError) else error
+                why = AttestationError(error.what)
         raise why
 
     def _dated(self, document: Document) -> str:

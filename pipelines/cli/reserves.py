@@ -5,6 +5,7 @@ What belongs here: the commands. What does not: checking a log or a document (se
 
 from __future__ import annotations
 
+import json
 import sys
 from contextlib import closing
 from datetime import datetime
@@ -190,19 +191,27 @@ def _instant(text: str) -> datetime:
 
 
 def _asked(data: bytes, rpc: str | None) -> bytes:
-    """Documents of contracts with the node's answer in place of null."""
-    import json
-
+    """Documents with a node's answers where they leave room: a contract's `answer`, the `amount` of an own coin."""
     try:
         value = json.loads(data)
     except (ValueError, RecursionError):
         return data
     for one in value if isinstance(value, list) else [value]:
-        if isinstance(one, dict) and one.get("method") == Method.EIP1271 and one.get("answer") is None:
-            if rpc is None:
-                raise UsageError("a contract's signature is checked by asking it", next_step="name a node: --rpc URL")
+        if not isinstance(one, dict):
+            continue
+        contract = one.get("method") == Method.EIP1271 and one.get("answer") is None
+        balance = one.get("v") == "por-balance/1" and one.get("amount", "") is None
+        if (contract or balance) and rpc is None:
+            raise UsageError("a document leaves its answer to a node", next_step="name a node: --rpc URL")
+        if contract:
             parts = [str(one.get(name, "")) for name in ("address", "exchange", "checkpoint", "signature")]
-            one["answer"] = EvmRpc(rpc).ask_contract(*parts)
+            one["answer"] = EvmRpc(str(rpc)).ask_contract(*parts)
+        elif balance:
+            node = EvmRpc(str(rpc))
+            block = node.finalised()
+            units = node.balance(str(one.get("address", "")), block)
+            one |= {"amount": str(units), "height": block.height, "block_hash": block.block_hash}
+            one["at"] = one.get("at") or clock.iso_s(clock.now())
     return json.dumps(value).encode()
 
 

@@ -126,6 +126,20 @@ def test_contract_is_asked_and_its_answer_stored(
     assert "never replaced" in other.output
 
 
+def test_balance_of_a_chains_own_coin_is_read_at_the_finalised_block(
+    sealed_book: BookUnderTest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, node: str
+) -> None:
+    file = tmp_path / "balance.json"
+    asked = dict.fromkeys(("amount", "height", "block_hash", "at"))
+    where = {"v": "por-balance/1", "exchange": EXCHANGE, "asset": "ETH", "chain": "ethereum", "address": CONTRACT}
+    file.write_text(json.dumps({**where, **asked}), encoding="utf-8")
+    assert run(sealed_book, monkeypatch, "attest", str(file)).exit_code == 64
+    assert run(sealed_book, monkeypatch, "attest", str(file), "--rpc", node).exit_code == 0
+    raw = sealed_book.value("SELECT raw FROM capture.readings WHERE subject = %s", f"balance:ETH:ethereum:{CONTRACT}")
+    stored = json.loads(bytes(raw))  # type: ignore[call-overload]
+    assert (stored["amount"], stored["height"], stored["block_hash"]) == (str(10**18), 100, "0x" + "ab" * 32)
+
+
 def test_node_that_is_away_refuses_or_answers_nonsense_is_unknown(node: str) -> None:
     rpc = EvmRpc(node, timeout_s=5)
     assert rpc.finalised().height == 100
