@@ -5,8 +5,7 @@ What does not: journalling a request (see `desk`), answering it (settlement does
 
 An offer names the sequence that was settled before the requests were read: none of them is in a command up to it. The
 exchange remembers what it journalled since it started and takes no offer that is older than its start, so a request is
-journalled once, whoever of the two is killed. Everything unanswered is offered again each time, since an offer is lost
-with whoever it was made to.
+journalled once, whoever of the two is killed. What stays unanswered is offered again after a while, and known there.
 """
 
 from __future__ import annotations
@@ -27,6 +26,8 @@ _OFFER = 50
 """Requests of one line: a payload has at most 8,192 bytes, and a line must fit the other side's buffer."""
 LINE_BYTES = 1 << 20
 _CUTOFFS_EVERY = 10
+_AGAIN_AFTER = 20
+"""Rounds of at most `_WAIT_S`."""
 
 Offer = Callable[[str], None]
 
@@ -53,6 +54,7 @@ class DatabaseWatch:
         self._refusals: list[tuple[str, str]] = []
         self._cutoffs = ""
         self._rounds = 0
+        self._offered: dict[str, int] = {}
         self.waiting = 0
 
     def refused(self, key: str, why: str) -> None:
@@ -86,7 +88,7 @@ class DatabaseWatch:
             if self._connection is None:
                 self._connection = connect(self._url, autocommit=True, application="compline requests")
                 self._connection.execute(f"LISTEN {command_requests.CHANNEL}".encode())
-                self._cutoffs, self._rounds = "", 0
+                self._cutoffs, self._rounds, self._offered = "", 0, {}
             else:
                 for _ in self._connection.notifies(timeout=_WAIT_S, stop_after=1):
                     pass
@@ -99,7 +101,14 @@ class DatabaseWatch:
                 return lines
             found = command_requests.unanswered(self._connection)
             self.waiting = len(found)
-            return [*lines, *_offers(found, settled)]
+            return [*lines, *_offers(self._fresh(found), settled)]
+
+    def _fresh(self, found: list[CommandRequest]) -> list[CommandRequest]:
+        """Those that were not offered lately, in their order."""
+        lately = {one.key: self._offered[one.key] for one in found if one.key in self._offered}
+        due = [one for one in found if self._rounds - lately.get(one.key, -_AGAIN_AFTER) >= _AGAIN_AFTER]
+        self._offered = lately | {one.key: self._rounds for one in due}
+        return due
 
     def _changed_cutoffs(self, connection: Connection) -> Iterator[str]:
         if self._rounds % _CUTOFFS_EVERY == 0:

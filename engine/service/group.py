@@ -70,9 +70,9 @@ class GroupCommitter:
         self._closing = False
         self.failed: ComplineError | None = None
 
-    def put(self, subject: str, data: bytes, answer: Answer) -> bool:
-        """Queue a message; false where the queue is full, and then it is the caller's to answer."""
-        if len(self._waiting) >= QUEUE_LIMIT or self._closing or self.failed is not None:
+    def put(self, subject: str, data: bytes, answer: Answer, *, limit: int = QUEUE_LIMIT) -> bool:
+        """Queue a message; false where so many wait already, and then it is the caller's to answer."""
+        if len(self._waiting) >= limit or self._closing or self.failed is not None:
             self._metrics.messages[subject, "overloaded"] += 1
             return False
         arrived_s = time.perf_counter()

@@ -25,7 +25,7 @@ from engine.exchange.sequencer import open_exchange
 from engine.service.cutoffs import keep_cutoffs
 from engine.service.desk import Desk, Reply, refusal
 from engine.service.follower_process import FollowerProcess
-from engine.service.group import GroupCommitter
+from engine.service.group import QUEUE_LIMIT, GroupCommitter
 from engine.service.health import HOST, serve_health
 from engine.service.messages import COMMAND_REQUEST, MAX_MESSAGE_BYTES, RefusedMessageError
 from engine.service.metrics import Metrics
@@ -192,11 +192,13 @@ class ExchangeService:
             with contextlib.suppress(OSError, ComplineError):
                 self._sequencer.follow(keep_cutoffs(self._config.journal_dir, said["cutoffs"]))
             return
+        # There are few, and left out of a full queue one would be overtaken by a later one.
         for key, kind, reference, payload in said["requests"]:
             self._committer.put(
                 COMMAND_REQUEST,
                 json.dumps([key, kind, reference, payload, said["settled"]]).encode(),
                 partial(self._answer_request, key),
+                limit=2 * QUEUE_LIMIT,
             )
 
     async def _answer_request(self, key: str, reply: Reply) -> None:
