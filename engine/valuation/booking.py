@@ -31,6 +31,7 @@ class Flows:
         incoming: whether an event acquires, bool[events].
         quantity: uint64[events, 2], low word first, below 2^127.
         value: what an acquisition costs or a disposal brings, alike.
+        ranked: what an acquisition costs without fees, which HIFO and LOFO go by, alike.
         opening_from: where the opening lots of a position begin, int64[positions + 1].
         opening: quantity, cost, acquired quantity, acquired cost; each uint64[lots, 2].
     """
@@ -39,6 +40,7 @@ class Flows:
     incoming: Array
     quantity: Array
     value: Array
+    ranked: Array
     opening_from: Array
     opening: tuple[Array, Array, Array, Array]
 
@@ -135,8 +137,8 @@ def book(method: Method, flows: Flows, *, fragments: bool = False, threads: int 
 
     def run(first: int, last: int) -> None:
         book_lots(
-            method.number, first, last, flows.event_from, flows.incoming, flows.quantity, flows.value, lot_from,
-            done.lot_count, done.lots[0], done.lots[1], done.lots[2], done.lots[3], origin, heap, done.cost,
+            method.number, first, last, flows.event_from, flows.incoming, flows.quantity, flows.value, flows.ranked,
+            lot_from, done.lot_count, done.lots[0], done.lots[1], done.lots[2], done.lots[3], origin, heap, done.cost,
             fragment_from, fragment_count, told.event, told.origin, told.quantity, told.cost, status, fault,
         )  # fmt: skip
 
@@ -177,6 +179,7 @@ def _beyond(method: Method, flows: Flows, g: int, done: Booked) -> None:
             flows.incoming[first:last].tolist(),
             integers(flows.quantity[first:last]),
             integers(flows.value[first:last]),
+            integers(flows.ranked[first:last]),
             strict=True,
         )
     )

@@ -157,6 +157,7 @@ class _Events:
     kind: Array
     quantity: Array
     value: Array
+    ranked: Array
 
     def __len__(self) -> int:
         return len(self.seq)
@@ -218,6 +219,7 @@ def book_day(
         _ACQUIRES[coins.kind],
         np.ascontiguousarray(coins.quantity),
         np.ascontiguousarray(coins.value),
+        np.ascontiguousarray(coins.ranked),
         lots_from,
         tuple(np.ascontiguousarray(opening.lots[:, column]) for column in (2, 3, 0, 1)),  # type: ignore[arg-type]
     )
@@ -263,23 +265,26 @@ def _events(trades: Trades, transfers: Transfers, positions: Positions, capitali
         base, quote = positions.of(user, trades.base), positions.of(user, trades.quote)
         price = trades.value
         if capitalised_in is not None:
-            into = ~rebate & _at_most(worth, price) & (trades.base != capitalised_in)
+            into = ~rebate & (buys | _at_most(worth, price)) & (trades.base != capitalised_in)
             moved = np.where(buys[:, None], _plus(price, worth), _minus(price, worth))
             price = np.where(into[:, None], moved, price)
         legs = (
-            (base, np.where(buys, BOUGHT, SOLD), trades.quantity, price),
-            (quote, np.where(buys, SOLD, BOUGHT), trades.quote_quantity, trades.value),
-            (quote, np.where(rebate, REBATE, FEE), fees, worth),
+            (base, np.where(buys, BOUGHT, SOLD), trades.quantity, price, trades.value),
+            (quote, np.where(buys, SOLD, BOUGHT), trades.quote_quantity, trades.value, trades.value),
+            (quote, np.where(rebate, REBATE, FEE), fees, worth, worth),
         )
-        for leg, (position, kind, quantity, value) in enumerate(legs):
+        for leg, (position, kind, quantity, value, ranked) in enumerate(legs):
             sub = number + 2 * leg
-            event = _Events(row + 2 * sub, trades.seq, trades.fill * LEGS + sub, position, kind, quantity, value)
+            event = _Events(
+                row + 2 * sub, trades.seq, trades.fill * LEGS + sub, position, kind, quantity, value, ranked
+            )
             parts.append(event if leg < 2 else event.take(np.flatnonzero((fees != 0).any(axis=1))))
     # A command is a trade's or a transfer's, so no sequence is both.
     before = np.searchsorted(trades.seq, transfers.seq) * 2 * LEGS
     position = positions.of(transfers.user, transfers.asset)
     none = np.zeros(len(transfers.seq), np.int64)
-    parts.append(_Events(before, transfers.seq, none, position, transfers.kind, transfers.quantity, transfers.value))
+    amounts = (transfers.quantity, transfers.value, transfers.value)
+    parts.append(_Events(before, transfers.seq, none, position, transfers.kind, *amounts))
     return parts
 
 

@@ -21,7 +21,7 @@ class Lot:
         quantity: smallest units of the asset.
         cost: smallest units of the reporting currency.
         acquired_quantity: what it began with; with `acquired_cost` its price, which HIFO and LOFO go by.
-        acquired_cost: see above.
+        acquired_cost: see above; without fees.
     """
 
     origin: int
@@ -70,13 +70,13 @@ class Position:
         """What it cost."""
         return sum(lot.cost for lot in self.lots)
 
-    def acquire(self, event: int, quantity: int, cost: int) -> None:
+    def acquire(self, event: int, quantity: int, cost: int, price: int) -> None:
         """Take in a lot; the average takes it into the one that is there."""
         if self.method is Method.AVERAGE and self.lots:
             self.lots[0].quantity += quantity
             self.lots[0].cost += cost
             return
-        self.lots.append(Lot(event, quantity, cost, quantity, cost))
+        self.lots.append(Lot(event, quantity, cost, quantity, price))
 
     def dispose(self, event: int, quantity: int) -> int | None:
         """Take lots out; returns their cost, or None where there is not enough and nothing was done.
@@ -114,14 +114,14 @@ class Position:
 
 
 def book(
-    method: Method, opening: Sequence[Lot], events: Sequence[tuple[int, bool, int, int]]
+    method: Method, opening: Sequence[Lot], events: Sequence[tuple[int, bool, int, int, int]]
 ) -> tuple[Position, list[int], int | None]:
     """Book a position's events.
 
     Args:
         method: which lot goes first.
         opening: the lots at the beginning.
-        events: (index, whether it acquires, quantity, value) in order.
+        events: (index, whether it acquires, quantity, value, value without fees) in order.
 
     Returns:
         The position, the cost of each event (0 for an acquisition), and the index of the event that disposes of more
@@ -129,9 +129,9 @@ def book(
     """
     position = Position(method, list(opening))
     costs: list[int] = []
-    for index, acquires, quantity, value in events:
+    for index, acquires, quantity, value, price in events:
         if acquires:
-            position.acquire(index, quantity, value)
+            position.acquire(index, quantity, value, price)
             costs.append(0)
             continue
         cost = position.dispose(index, quantity)

@@ -45,6 +45,7 @@ class _Event:
     acquires: bool
     quantity: int
     value: int
+    price: int = 0
 
 
 @dataclass(slots=True)
@@ -115,14 +116,15 @@ def _add_events(
     quantity = _units(fill.quantity)
     fee_value = _fee_value(fill, prices)
     totals.fees += fee_value
-    # More than the fill itself is worth cannot be deducted from it.
-    into_price = treatment is FeeTreatment.CAPITALISED and 0 < fee_value <= value
+    of_base = fill.fee_asset == fill.asset and fill.fee != 0
+    # More than a sale brings cannot be deducted from it.
+    fits = fill.buys or of_base or fee_value <= value
+    into_price = treatment is FeeTreatment.CAPITALISED and fee_value > 0 and fits
     if into_price:
         totals.capitalised += fee_value
     mine = positions[fill.user, fill.asset].events
-    of_base = fill.fee_asset == fill.asset and fill.fee != 0
     if fill.buys:
-        mine.append(_Event(fill, "buy", True, quantity, value + fee_value * into_price))
+        mine.append(_Event(fill, "buy", True, quantity, value + fee_value * into_price, value))
     elif of_base and into_price:
         # The coins of the fee leave with those sold, and bring nothing of their own.
         mine.append(_Event(fill, "sell", False, quantity + _units(fill.fee), value))
@@ -132,7 +134,7 @@ def _add_events(
     if fill.fee_asset is not None and fill.fee:
         paid = positions[fill.user, fill.fee_asset].events
         kind = "fee" if fill.fee > 0 else "rebate"
-        paid.append(_Event(fill, kind, fill.fee < 0, _units(abs(fill.fee)), abs(fee_value)))
+        paid.append(_Event(fill, kind, fill.fee < 0, _units(abs(fill.fee)), abs(fee_value), abs(fee_value)))
 
 
 def _fee_value(fill: Fill, prices: dict[str, Decimal]) -> int:
@@ -162,6 +164,7 @@ def _book(positions: dict[tuple[str, str], _Position], method: Method) -> None:
         np.array([event.acquires for event in events], bool),
         amounts([event.quantity for event in events]),
         amounts([event.value for event in events]),
+        amounts([event.price for event in events]),
         np.zeros(len(fit) + 1, np.int64),
         (none, none, none, none),
     )
@@ -191,7 +194,7 @@ def _book(positions: dict[tuple[str, str], _Position], method: Method) -> None:
 
 
 def _book_exactly(position: _Position, method: Method) -> None:
-    rows = [(n, event.acquires, event.quantity, event.value) for n, event in enumerate(position.events)]
+    rows = [(n, event.acquires, event.quantity, event.value, event.price) for n, event in enumerate(position.events)]
     booked, costs, oversold = exact.book(method, [], rows)
     if oversold is not None:
         _refuse_oversold(position, oversold, method)

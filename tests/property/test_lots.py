@@ -83,6 +83,7 @@ def flows(positions: list[list[Event]]) -> Flows:
         np.array([event[0] for event in events], bool),
         amounts([event[1] for event in events]),
         amounts([event[2] for event in events]),
+        amounts([event[2] for event in events]),
         np.zeros(len(positions) + 1, np.int64),
         (none, none, none, none),
     )
@@ -101,7 +102,7 @@ def test_kernel_and_plain_python_and_fractions_agree(
     for g, events in enumerate(positions):
         start = int(given.event_from[g])
         expected = model(method, events)
-        plain, plain_costs, fault = exact.book(method, [], [(n, *event) for n, event in enumerate(events)])
+        plain, plain_costs, fault = exact.book(method, [], [(n, *event, event[2]) for n, event in enumerate(events)])
         if isinstance(expected, int):
             assert fault == expected
             assert oversold[g] == start + expected

@@ -149,9 +149,10 @@ def _dispose(
 @kernel
 def book_lots(
     method: int, first: int, last: int, event_from: Array, incoming: Array, quantity: Array, value: Array,
-    lot_from: Array, lot_count: Array, lot_quantity: Array, lot_cost: Array, rank_quantity: Array, rank_cost: Array,
-    origin: Array, heap: Array, cost: Array, fragment_from: Array, fragment_count: Array, fragment_event: Array,
-    fragment_origin: Array, fragment_quantity: Array, fragment_cost: Array, status: Array, fault: Array,
+    ranked: Array, lot_from: Array, lot_count: Array, lot_quantity: Array, lot_cost: Array, rank_quantity: Array,
+    rank_cost: Array, origin: Array, heap: Array, cost: Array, fragment_from: Array, fragment_count: Array,
+    fragment_event: Array, fragment_origin: Array, fragment_quantity: Array, fragment_cost: Array, status: Array,
+    fault: Array,
 ) -> None:  # fmt: skip
     """Book the events of the positions `first` to `last`, exclusive.
 
@@ -163,12 +164,13 @@ def book_lots(
         incoming: whether an event acquires; else it disposes. bool[events].
         quantity: of an event, uint64[events, 2].
         value: what an acquisition costs, uint64[events, 2]; unused for a disposal.
+        ranked: what an acquisition cost without what fees added to it: HIFO and LOFO go by that; uint64[events, 2].
         lot_from: where the lots of a position lie, int64[positions + 1].
         lot_count: in: how many lots it has; out: how many slots are in use, empty ones among them. int64[positions].
         lot_quantity: of a lot, in and out, uint64[slots, 2].
         lot_cost: of a lot, in and out.
-        rank_quantity: quantity that a lot was acquired with, which with its cost decides the order of HIFO and LOFO.
-        rank_cost: cost that it was acquired at.
+        rank_quantity: quantity that a lot was acquired with, which with `rank_cost` decides the order of HIFO and LOFO.
+        rank_cost: what it was acquired for, without fees.
         origin: of a lot: -1 - n for opening slot n, else the event that acquired it. int64[slots], in and out.
         heap: scratch, int64[slots].
         cost: out, of a disposal, uint64[events, 2].
@@ -227,7 +229,7 @@ def book_lots(
             _put(lot_quantity, slot, amount)
             _put(lot_cost, slot, paid)
             _put(rank_quantity, slot, amount)
-            _put(rank_cost, slot, paid)
+            _put(rank_cost, slot, _get(ranked, e))
             origin[slot] = e
             if method in (HIFO, LOFO):
                 _push(method, heap, base, alive, slot, rank_cost, rank_quantity)

@@ -26,7 +26,7 @@ CREATE TABLE positions.lots (
     cost              numeric(38, 18) NOT NULL CHECK (cost >= 0),
     PRIMARY KEY (close_date, version, user_id, asset, lot_seq, lot_no)
 );
-COMMENT ON TABLE positions.lots IS 'One row per lot of a position that changed on the close date, as it was left; lots of positions that did not change stay where positions.unrealized_pnl points. lot_seq is the engine''s sequence of the acquisition, lot_no its number within it.';
+COMMENT ON TABLE positions.lots IS 'One row per lot of a position that changed on the close date, as it was left; lots of positions that did not change stay where positions.unrealized_pnl points. lot_seq is the engine''s sequence of the acquisition, lot_no its number within it; acquired_cost is without fees.';
 
 CREATE TABLE positions.transfers (
     close_date date NOT NULL,

@@ -95,7 +95,8 @@ BEGIN
             'such_lots', coalesce(lots_shown, '[]')))::recon.judgement;
 END $$;
 
--- Every term of the value identity, per user. A fee is capitalised where the policy says so and the fill is worth it.
+-- Every term of the value identity, per user. A fee is capitalised where the policy says so, unless a
+-- sale brings less than it, or sells the reporting currency.
 CREATE FUNCTION positions.value_lines(d date, v integer)
 RETURNS TABLE (user_id bigint, opening numeric, deposits numeric, withdrawals numeric, realized numeric, unrealized_before numeric,
     unrealized numeric, fees numeric, rewards numeric, adjustments numeric, closing numeric)
@@ -110,15 +111,17 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET w
         SELECT u.asset, min(u.mark) FROM positions.unrealized_pnl u, c
         WHERE u.close_date = d - 1 AND u.version = c.before AND c.genesis GROUP BY u.asset),
     trade_fees AS (
-        SELECT x.user_id, x.fee_value, c.into_price AND m.base <> c.currency AND x.fee_value > 0 AND x.fee_value <= w.value AS capitalised
+        SELECT x.user_id, x.fee_value, c.into_price AND m.base <> c.currency AND x.fee_value > 0 AND (x.buys OR x.fee_value <= w.value)
+            AS capitalised
         FROM exchange.trades t
         JOIN exchange.markets m USING (market)
         CROSS JOIN c
         LEFT JOIN positions.trade_values tv ON m.quote <> c.currency AND tv.close_date = d AND tv.version = v AND tv.trade_id = t.trade_id
         CROSS JOIN LATERAL (SELECT CASE WHEN m.quote = c.currency THEN t.quote_quantity ELSE tv.value END AS value) w
         CROSS JOIN LATERAL (VALUES
-            (t.maker_id, CASE WHEN m.quote = c.currency THEN t.maker_fee ELSE tv.maker_fee_value END),
-            (t.taker_id, CASE WHEN m.quote = c.currency THEN t.taker_fee ELSE tv.taker_fee_value END)) x (user_id, fee_value)
+            (t.maker_id, t.taker_side = 'sell', CASE WHEN m.quote = c.currency THEN t.maker_fee ELSE tv.maker_fee_value END),
+            (t.taker_id, t.taker_side = 'buy', CASE WHEN m.quote = c.currency THEN t.taker_fee ELSE tv.taker_fee_value END))
+            x (user_id, buys, fee_value)
         WHERE t.close_date = d)
     SELECT user_id, sum(opening), sum(deposits), sum(withdrawals), sum(realized), sum(unrealized_before), sum(unrealized), sum(fees),
         sum(rewards), sum(adjustments), sum(closing)
