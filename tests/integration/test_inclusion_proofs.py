@@ -14,7 +14,7 @@ from engine.reserves.checkpoint import parse_checkpoint
 from engine.reserves.keys import KeyRing
 from engine.reserves.verifier import compline_verify
 from engine.steps import inclusion_proofs
-from engine.store import seals
+from engine.store import reopening, seals
 from pipelines.cli.app import app
 from pipelines.key_store import rotate_keys
 from tests.fixtures.books import BookUnderTest
@@ -166,3 +166,26 @@ def test_a_date_before_a_new_master_key_is_still_proven(book: BookUnderTest, tmp
     assert code == 0, said
     anchor = ["--checkpoint", tmp_path / "checkpoint", "--key", tmp_path / "key"]
     assert run_verifier("proof", tmp_path / f"proof-{account}.json", *anchor).code == 0
+
+
+def test_a_history_over_a_reopened_date_has_every_version_and_misses_none(book: BookUnderTest, tmp_path: Path) -> None:
+    first, last = book.days
+    for day in book.days:
+        book.close(day)
+    account = _customers(book, first)[0]
+    with book.app() as connection:
+        reopening.reopen(connection, first, reason="BTC was marked twice", maker="ada", checker="ben")
+    for day in book.days:
+        book.close(day)
+    with book.app() as connection:
+        (tmp_path / "checkpoint").write_text(seals.last_checkpoint(connection) or "", encoding="utf-8")
+    shutil.copy(_folder(book, first) / "keys.txt", tmp_path / "key")
+    anchor = ["--checkpoint", tmp_path / "checkpoint", "--key", tmp_path / "key"]
+    code, said = _compline(book, "history", account, first, last, "--out", tmp_path)
+    assert (code, json.loads(said)["files"]) == (0, 4)
+    history = tmp_path / f"history-{account}"
+    assert run_verifier("history", history, *anchor).code == 0
+    (history / f"proof-{last}-v2.json").unlink()
+    run = run_verifier("history", history, *anchor)
+    assert (run.code, run.rule) == (1, "history-gap")
+    assert "successor is missing" in run.said

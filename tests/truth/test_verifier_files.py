@@ -160,6 +160,7 @@ def test_a_user_opens_their_record_in_a_shard(folder, log, anchor):
     run = run_verifier("shard", folder / "99e", *mine, *anchor)
     assert run.code == 0, run.said
     assert "account acct-2" in run.said
+    assert run_verifier("shard", folder / "99e", *mine[:2], *anchor).code == 0, "the manifest lies beside it"
     at = shard.index(compline_verify.hmac256(_mac(log, ctx), b"por/v1/locator")[:16])
     spoiled = {
         "shard-tag": shard[: at + 100] + bytes([shard[at + 100] ^ 1]) + shard[at + 101 :],

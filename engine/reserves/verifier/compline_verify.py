@@ -6,7 +6,7 @@ This file is all there is: it needs Python 3.8 or newer and nothing else, opens 
     compline_verify.py history DIR      --checkpoint FILE --key FILE     a folder of them, one a day
     compline_verify.py evidence ZIP     --checkpoint FILE --key FILE     a day's evidence pack
     compline_verify.py tree DUMP        --evidence ZIP + the same        every leaf of one asset (auditors)
-    compline_verify.py shard FILE --user-key FILE --manifest FILE + the same     your sealed record in a shard
+    compline_verify.py shard FILE --user-key FILE [--manifest FILE] + the same   your sealed record in a shard
     compline_verify.py consistency OLD NEW PROOF --key FILE              the log only grew between two checkpoints
 
 Checkpoint and key must come from elsewhere than the file that is checked: a witness, a newspaper, your own copy of last
@@ -835,7 +835,9 @@ def command_shard(args: argparse.Namespace, answer: Answer) -> None:
     trust = read_trust(args)
     raw = args.user_key if re.fullmatch("[0-9a-f]{64}", args.user_key) else read_text(args.user_key).strip()
     user_key = unhex(raw, 32, "key", "user key")
-    manifest = read_manifest(read_file(args.manifest))
+    folder = os.path.dirname(os.path.abspath(args.file))
+    beside = [os.path.join(one, "manifest.json") for one in (folder, os.path.dirname(folder))]
+    manifest = read_manifest(read_file(args.manifest or next(filter(os.path.isfile, beside), beside[0])))
     record = strict_json(open_record(read_file(args.file, SHARD_LIMIT), user_key, manifest.ctx), "record")
     need(isinstance(record, dict) and "manifest" not in record, "structure", "record", "not a proof record")
     proof = check_proof({**record, "manifest": manifest.data.decode("utf-8")}, trust)
@@ -1015,7 +1017,7 @@ def arguments() -> argparse.ArgumentParser:
             command.add_argument("--evidence", metavar="ZIP", help="the day's evidence pack")
         if name == "shard":
             command.add_argument("--user-key", metavar="FILE", required=True, help="your key: a file, or 64 hex digits")
-            command.add_argument("--manifest", metavar="FILE", required=True, help="the day's manifest.json")
+            command.add_argument("--manifest", metavar="FILE", help="the day's manifest.json, if not by the shard")
     return parser
 
 
