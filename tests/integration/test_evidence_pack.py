@@ -25,6 +25,8 @@ from engine.store import seals
 from tests.fixtures.attested import Attester
 from tests.fixtures.books import BookUnderTest
 
+ROOT = Path(__file__).resolve().parents[2]
+
 
 def context_of(book: BookUnderTest, day: date) -> object:
     with book.closing(day) as context:
@@ -205,3 +207,16 @@ def test_reserves_and_their_documents_are_in_the_pack(book: BookUnderTest, tmp_p
     listed = json.loads(files["attestations.json"])
     assert all(f"attestations/{one}.json" in files for row in listed for one in row["documents"])
     assert "100.00 %" in files["report.html"].decode()
+
+
+def test_seals_of_an_earlier_release_get_the_gates_that_they_saw(sealed_book: BookUnderTest) -> None:
+    """What the migration fills in for sealed days is what the seal itself would have stored."""
+    text = (ROOT / "engine/store/migrations/sql/0009/04_remembered.sql").read_text(encoding="utf-8")
+    fill = text[text.index("-- Books that were sealed before this revision") :]
+    query = "SELECT jsonb_agg(to_jsonb(g) ORDER BY close_date, gate, scope) FROM close.seal_gates g"
+    with sealed_book.admin() as owner, owner.transaction(force_rollback=True):
+        stored = owner.execute(query.encode()).fetchone()
+        owner.execute("ALTER TABLE close.seal_gates DISABLE TRIGGER USER")
+        owner.execute("DELETE FROM close.seal_gates")
+        owner.execute(fill.encode())
+        assert owner.execute(query.encode()).fetchone() == stored
