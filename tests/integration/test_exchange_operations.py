@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import random
+import time
 from datetime import timedelta
 from typing import Any
 
@@ -63,14 +65,19 @@ async def until(client: Client, user: str, asset: str, **wanted: str) -> None:
     raise AssertionError((found, wanted))
 
 
-def test_exchange_killed_at_any_moment_journals_each_request_once(served: Served) -> None:
+@pytest.mark.parametrize("rounds", [2, pytest.param(12, marks=pytest.mark.faults)])
+def test_exchange_killed_while_it_journals_requests_journals_each_once(served: Served, rounds: int) -> None:
     keys = []
-    for round_ in range(2):
+    chance = random.Random(rounds)
+    for round_ in range(rounds):
         for user in range(1, 9):
             state = "suspended" if round_ % 2 else "active"
             keys.append(request(served, "set_account", user_id=user, state=state, holds=[]))
             keys.append(request(served, "reward", user_id=user, asset="DOGE", amount="1"))
-        served.until(lambda: journalled(served, keys[-16]) == 1, "the first is journalled")
+        if round_ % 2:
+            time.sleep(chance.random() * 0.6)
+        else:
+            served.until(lambda: journalled(served, keys[-16]) == 1, "the first is journalled")
         served.kill()
         served.start()
     assert [answered(served, key) for key in keys] == ["accepted", "unknown_asset"] * (len(keys) // 2)
