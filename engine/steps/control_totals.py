@@ -45,8 +45,11 @@ def write(connection: Connection, context: StepContext, day: Day) -> StepOutput:
         for gate in _GATES
         if gate in context.policy.required_gates
     }
-    facts = {"books_sha256": fixed.books_sha256, "verdicts": verdicts}
-    return StepOutput(fixed.rows, fixed.books_sha256, facts, worst(verdicts))
+    waived = {g.gate: g.waiver for g in days.gates(connection, context.close_date) if g.waiver and g.gate in verdicts}
+    facts = {"books_sha256": fixed.books_sha256, "verdicts": verdicts, **({"waivers": waived} if waived else {})}
+    # The verdicts stay what they are; under a waiver the run goes on, and the seal asks again.
+    held = worst({gate: verdict for gate, verdict in verdicts.items() if gate not in waived})
+    return StepOutput(fixed.rows, fixed.books_sha256, facts, held)
 
 
 def worst(verdicts: dict[str, str]) -> str:

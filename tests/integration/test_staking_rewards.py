@@ -186,6 +186,17 @@ def test_reward_that_no_day_accrued_stops_the_next_one(make_book: MakeBook) -> N
     assert row[0] == "fail"
     assert row[1]["shown"] == [{"reference": "typed-by-hand", "account": "u-5", "amount": "7"}]
     assert row[1]["payable_overdrawn"] == [{"asset": "QTRA", "balance": "-7"}]
+    # It stands in the journal for good: two people may let the day seal over it, and the verdict stays a failure.
+    with book.admin() as owner:
+        owner.execute(
+            "SELECT recon.waive('rewards_as_accrued', 'book', %s, 'QTRA', 7, 'credited by hand', 'ada', 'ben',"
+            " clock_timestamp() + interval '1 day')",
+            (day(0),),
+        )
+    book.close(day(0))
+    assert book.value("SELECT state FROM close.days WHERE close_date = %s", day(0)) == "sealed"
+    verdict = "SELECT DISTINCT verdict FROM recon.verdicts WHERE gate = 'rewards_as_accrued'"
+    assert book.value(verdict) == "fail"
 
 
 @pytest.mark.parametrize(
