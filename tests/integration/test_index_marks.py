@@ -22,7 +22,7 @@ VENUES = (("binance", 2), ("kraken", 1), ("okx", 1))
 POLICY = Policy(
     "USDT", mark_max_age_s=86_400, mark_sources=("index", "last_trade"), index_venues=VENUES, index_band_ppm=10_000
 )
-PRICES = {"BTC": "64000", "ETH": "3100", "SOL": "145", "XRP": "0.52", "SHIB": "0.00002"}
+PRICES = {"BTC": "64000", "ETH": "3100", "SOL": "145", "XRP": "0.52", "SHIB": "0.00002", "QTRA": "0.5"}
 
 
 def store(

@@ -91,8 +91,8 @@ def test_reward_is_the_share_of_stake_time_expensed_today_and_credited_tomorrow(
         ).fetchall()
     assert positions == [(1, 300), (2, 50), (3, Decimal("200.000000000000000001")), (4, 0)]
 
+    send(book, trade(1, 0.1))
     credit_what_was_asked(book, 1)
-    send(book, trade(1, 2))
     assert book.close(day(1))[-1].step == "evidence_packs"
     second = sum(rewards(book, 1).values())
     assert house(book, "rewards_payable") == Decimal(second).scaleb(-18)
