@@ -42,7 +42,8 @@ def adjust(
     ticket: Annotated[str, typer.Option(help="Where it was asked for; one ticket, one adjustment.")],
     reason: Reason = "",
     reason_code: Annotated[
-        str, typer.Option(help="goodwill, error_correction, fee_refund, recovery, insurance or unallocated_deposit.")
+        str,
+        typer.Option(help="goodwill, error_correction, fee_refund, recovery, insurance, dust or unallocated_deposit."),
     ] = "error_correction",
     credit: Credit = None,
     debit: Debit = None,
