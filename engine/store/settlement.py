@@ -231,7 +231,8 @@ class Settler:
             if accounts:
                 cursor.execute(
                     "INSERT INTO accounts.users (user_id, account, state)"
-                    " SELECT n.number, n.name, (SELECT accounts.opening_state()) FROM unnest(%s::bigint[], %s::text[]) AS n (number, name)"
+                    " SELECT n.number, n.name, (SELECT accounts.opening_state())"
+                    " FROM unnest(%s::bigint[], %s::text[]) AS n (number, name)"
                     " ON CONFLICT DO NOTHING",
                     ([a.account for a in accounts], [a.name for a in accounts]),
                 )
