@@ -65,5 +65,10 @@ def later_days(connection: psycopg.Connection, day: date) -> list[Reopened]:
 
 def differences(connection: psycopg.Connection, day: date, old: int, new: int) -> list[Difference]:
     """What moved between two versions of a date, by account, asset and figure."""
-    rows = connection.execute("SELECT * FROM close.version_differences(%s, %s, %s)", (day, old, new))
+    rows = connection.execute(
+        "SELECT * FROM close.version_differences(%s, %s, %s) UNION ALL"
+        " SELECT u.account, p.asset, p.what, p.was, p.now FROM positions.version_differences(%s, %s, %s) p"
+        " JOIN accounts.users u USING (user_id) WHERE p.what <> 'mark' ORDER BY 1, 2, 3",
+        (day, old, new, day, old, new),
+    )
     return [Difference(*row) for row in rows]

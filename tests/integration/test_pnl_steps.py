@@ -248,6 +248,43 @@ def test_changed_mark_recomputes_later_unsealed_days_in_order_and_only_them(make
     assert again[first] == attempts[first]
     assert again[second]["attempt"] > attempts[second]["attempt"]
     assert again[third]["attempt"] > attempts[third]["attempt"]
+    moved = rows(book, "SELECT * FROM positions.restatements")
+    assert {(row["close_date"], row["asset"], row["what"]) for row in moved} == {
+        (second, "BTC", "value"),
+        (second, "BTC", "unrealized"),
+    }
+    assert all(row["now"] > row["was"] for row in moved)
+    assert len({row["user_id"] for row in moved}) * 2 == len(moved)
+
+
+def test_opening_lots_sum_to_their_balance_and_what_is_held_has_a_mark(make_book: MakeBook) -> None:
+    book = make_book(None)
+    zero = book.days[0] - timedelta(days=1)
+    lots = (
+        "INSERT INTO positions.opening_lots VALUES (1, 'BTC', 0, '2020-01-01', 4, 100),"
+        " (1, 'BTC', 1, '2021-01-01', 5, 7)"
+    )
+    balances = "INSERT INTO ledger.daily_balances SELECT %s, 1, account_id, 10 FROM ledger.accounts WHERE user_id > 0"
+    with book.admin() as owner, owner.transaction(force_rollback=True):
+        owner.execute("SELECT close.open_day(%s)", (zero,))
+        owner.execute("INSERT INTO exchange.assets VALUES ('USDT', 1, 6), ('BTC', 2, 8)")
+        owner.execute("INSERT INTO accounts.users (user_id, account) VALUES (1, 'u-1'), (2, 'u-2')")
+        owner.execute("SELECT ledger.ensure_accounts('{u-1,u-1,u-2}', '{USDT,BTC,USDT}')")
+        owner.execute("UPDATE close.days SET barrier_seq = 1, cutoff_at = %s WHERE close_date = %s", (zero, zero))
+        owner.execute(balances.encode(), (zero,))
+        for statement, said in (
+            (lots, "user 1: opening lots of 9 BTC, an opening balance of 10"),
+            ("SELECT 1", "have no mark for BTC"),
+        ):
+            with owner.transaction(force_rollback=True):
+                owner.execute(statement.encode())
+                with pytest.raises(psycopg.DatabaseError, match=said):
+                    owner.execute("SELECT positions.write_genesis(%s)", (zero,))
+        owner.execute("DELETE FROM ledger.daily_balances b USING ledger.accounts a"
+            " WHERE a.account_id = b.account_id AND a.asset = 'BTC'")  # fmt: skip
+        owner.execute("SELECT positions.write_genesis(%s)", (zero,))
+        held = owner.execute("SELECT user_id, asset, quantity, cost, mark FROM positions.unrealized_pnl ORDER BY 1")
+        assert held.fetchall() == [(1, "USDT", 10, 10, 1), (2, "USDT", 10, 10, 1)]
 
 
 def test_rows_of_a_sealed_day_cannot_be_added_or_changed_by_the_application(sealed_book: BookUnderTest) -> None:

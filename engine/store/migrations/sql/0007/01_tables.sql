@@ -100,6 +100,19 @@ CREATE TABLE positions.unrealized_pnl (
 );
 COMMENT ON TABLE positions.unrealized_pnl IS 'One row per position held at the cut-off: its cost, its value at the closing mark, and the date and version whose rows of positions.lots are its lots.';
 
+CREATE TABLE positions.restatements (
+    close_date date NOT NULL,
+    version    integer NOT NULL,
+    user_id    bigint NOT NULL,
+    asset      text NOT NULL,
+    what       text NOT NULL CHECK (what IN ('realized', 'unrealized', 'value')),
+    was        numeric(38, 18) NOT NULL,
+    now        numeric(38, 18),
+    at         timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+COMMENT ON TABLE positions.restatements IS 'One row per figure of a date that was not sealed yet and moved when the date was booked again; now is null until it was valued again.';
+CREATE UNIQUE INDEX restatements_pending ON positions.restatements (close_date, version, user_id, asset, what) WHERE now IS NULL;
+
 -- Rows of a day that is being closed, for its own version; what is sealed stays as it is.
 CREATE FUNCTION positions.guard_rows() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

@@ -84,6 +84,9 @@ BEGIN
         PERFORM close.refuse('CL032', format('user %s has %s %s on %s and lots of %s', bad.user_id, trim_scale(coalesce(bad.held, 0)),
             bad.asset, d - 1, trim_scale(coalesce(bad.lotted, 0))), format('close %s first: compline close run %s', d - 1, d - 1));
     END IF;
+    INSERT INTO positions.restatements (close_date, version, user_id, asset, what, was)
+    SELECT d, day.version, r.user_id, r.asset, 'realized', r.realized FROM positions.realized_pnl r
+    WHERE r.close_date = d AND r.version = day.version ON CONFLICT DO NOTHING;
     DELETE FROM positions.lots WHERE close_date = d AND version = day.version;
     DELETE FROM positions.realized_pnl WHERE close_date = d AND version = day.version;
     PERFORM positions.write_values(d, day.version);
@@ -103,6 +106,16 @@ SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off SE
     LEFT JOIN positions.lots l ON l.close_date = u.lots_date AND l.version = u.lots_version AND l.user_id = k.user_id AND l.asset = k.asset
     WHERE y.close_date = d - 1
     ORDER BY 1, 4, 5
+$$;
+
+-- The figures of a date that a second booking may move.
+CREATE FUNCTION positions.figures(d date, v integer) RETURNS TABLE (user_id bigint, asset text, what text, amount numeric)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT r.user_id, r.asset, 'realized', r.realized FROM positions.realized_pnl r WHERE r.close_date = d AND r.version = v
+    UNION ALL
+    SELECT u.user_id, u.asset, x.what, x.amount FROM positions.unrealized_pnl u
+    CROSS JOIN LATERAL (VALUES ('unrealized', u.unrealized), ('value', u.value)) x (what, amount)
+    WHERE u.close_date = d AND u.version = v
 $$;
 
 -- What is held at the cut-off at the closing marks: positions that changed as they were left, the others as they were.
@@ -129,6 +142,10 @@ BEGIN
         PERFORM close.refuse('CL031', format('%s has no closing mark for %s', d, unpriced), 'an asset is never valued at zero');
     END IF;
     ANALYZE positions.realized_pnl, positions.lots;
+    INSERT INTO positions.restatements (close_date, version, user_id, asset, what, was)
+    SELECT d, day.version, u.user_id, u.asset, x.what, x.was FROM positions.unrealized_pnl u
+    CROSS JOIN LATERAL (VALUES ('unrealized', u.unrealized), ('value', u.value)) x (what, was)
+    WHERE u.close_date = d AND u.version = day.version ON CONFLICT DO NOTHING;
     DELETE FROM positions.unrealized_pnl WHERE close_date = d AND version = day.version;
     INSERT INTO positions.unrealized_pnl (close_date, version, user_id, asset, quantity, cost, mark, value, unrealized, lots_date,
         lots_version)
@@ -144,5 +161,16 @@ BEGIN
     CROSS JOIN LATERAL (SELECT round(x.quantity * m.price, decimals) AS value) w;
     GET DIAGNOSTICS written = ROW_COUNT;
     ANALYZE positions.unrealized_pnl;
+    -- Booked again: what moved stays on record, what did not is none.
+    IF EXISTS (SELECT FROM positions.restatements WHERE close_date = d AND version = day.version AND now IS NULL) THEN
+        INSERT INTO positions.restatements (close_date, version, user_id, asset, what, was)
+        SELECT d, day.version, f.user_id, f.asset, f.what, 0 FROM positions.figures(d, day.version) f ON CONFLICT DO NOTHING;
+        UPDATE positions.restatements r SET at = clock_timestamp(), now = f.amount FROM positions.figures(d, day.version) f
+        WHERE r.close_date = d AND r.version = day.version AND r.now IS NULL
+            AND f.user_id = r.user_id AND f.asset = r.asset AND f.what = r.what;
+        UPDATE positions.restatements r SET at = clock_timestamp(), now = 0
+        WHERE r.close_date = d AND r.version = day.version AND r.now IS NULL;
+        DELETE FROM positions.restatements r WHERE r.close_date = d AND r.version = day.version AND r.was = r.now;
+    END IF;
     RETURN written;
 END $$;

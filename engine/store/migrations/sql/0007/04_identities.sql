@@ -229,7 +229,7 @@ CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON positions.open
 
 REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA positions FROM PUBLIC;
 REVOKE EXECUTE ON FUNCTION recon.gate_quantity_identity(date, integer), recon.gate_value_identity(date, integer) FROM PUBLIC;
-GRANT SELECT ON positions.opening_lots, positions.lots, positions.transfers, positions.trade_values, positions.realized_pnl,
+GRANT SELECT ON positions.opening_lots, positions.restatements, positions.lots, positions.transfers, positions.trade_values, positions.realized_pnl,
     positions.unrealized_pnl TO compline_app, compline_dbt;
 GRANT INSERT ON positions.opening_lots, positions.lots, positions.realized_pnl TO compline_app;
 GRANT EXECUTE ON FUNCTION positions.begin_lots(date, bigint), positions.opening(date, bigint[], text[]),
