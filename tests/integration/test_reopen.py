@@ -88,7 +88,8 @@ def test_what_moved_between_two_versions_is_listed_by_account(book: BookUnderTes
     code, said, _ = compline(book, "close", "diff", str(first))
     assert code == 0
     moved = said["differences"]
-    assert {(row["asset"], row["what"]) for row in moved} == {("BTC", "mark"), ("BTC", "value")}
+    what = {("BTC", "mark"), ("BTC", "value"), ("BTC", "unrealized")}
+    assert {(row["asset"], row["what"]) for row in moved} == what
     holders = rows(
         book, "SELECT DISTINCT account FROM exchange.engine_balances WHERE asset = 'BTC' AND account <> 'house:fees'"
     )
