@@ -179,9 +179,11 @@ def _mark_prices(d: str, v: int) -> Capture:
 
 
 def _snapshots(d: str, v: int) -> Capture:
+    # Where engine and ledger agree these are the engine's balances too; where they do not, a gate says so by user.
     users = (
-        "SELECT b.account, b.asset, b.available, b.locked, b.staked, b.in_transit FROM exchange.engine_balances b"
-        f" JOIN accounts.users u ON u.account = b.account WHERE b.close_date = {d} AND b.version = {v}"
+        "SELECT u.account, a.asset, sum(x.balance) AS owed FROM ledger.daily_balances x JOIN ledger.accounts a"
+        " USING (account_id) JOIN accounts.users u ON u.user_id = a.user_id WHERE a.liability_class = 'customer'"
+        f" AND x.close_date = {d} AND x.version = {v} GROUP BY 1, 2 HAVING sum(x.balance) <> 0"
     )
     return Capture(
         table="close.user_balance_snapshots",
@@ -195,10 +197,9 @@ def _snapshots(d: str, v: int) -> Capture:
         rules=(
             _unique("account", "asset"),
             Rule(
-                "it holds what the engine said",
+                "it holds what the ledger owes",
                 f"SELECT account, asset, total::text AS total FROM (SELECT * FROM {{batch}}) b LEFT JOIN ({users}) u"
-                " USING (account, asset) WHERE (b.available, b.locked, b.staked, b.in_transit) IS DISTINCT FROM"
-                " (u.available, u.locked, u.staked, u.in_transit)",
+                " USING (account, asset) WHERE b.total IS DISTINCT FROM u.owed",
             ),
             Rule(
                 "the total is the sum of its parts",

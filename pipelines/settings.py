@@ -46,6 +46,7 @@ class Settings(BaseSettings):
         bitgo_url: custody's wallet API (COMPLINE_BITGO_URL).
         bitgo_token: its access token (COMPLINE_BITGO_TOKEN); else the file secrets/bitgo_token of the home.
         chain_url: a JSON-RPC node of the chain with the staking contracts (COMPLINE_CHAIN_URL).
+        admin_token: what callers of the admin service show (COMPLINE_ADMIN_TOKEN).
         heartbeat_url: an http(s) URL outside that pages when it is not called any more (COMPLINE_HEARTBEAT_URL).
         tree_kernel: who builds liability trees, all with the same bytes (COMPLINE_TREE_KERNEL).
     """
@@ -72,6 +73,7 @@ class Settings(BaseSettings):
     bitgo_url: str = Field(default="https://app.bitgo.com", validation_alias="COMPLINE_BITGO_URL")
     bitgo_token: SecretStr | None = Field(default=None, validation_alias="COMPLINE_BITGO_TOKEN")
     chain_url: SecretStr | None = Field(default=None, validation_alias="COMPLINE_CHAIN_URL")
+    admin_token: SecretStr | None = Field(default=None, validation_alias="COMPLINE_ADMIN_TOKEN")
     heartbeat_url: SecretStr | None = Field(default=None, validation_alias="COMPLINE_HEARTBEAT_URL")
     tree_kernel: Literal["auto", "libcrypto", "numba", "hashlib"] = Field(
         default="auto", validation_alias="COMPLINE_TREE_KERNEL"

@@ -11,6 +11,7 @@ import typer
 
 from pipelines.cli import (
     accounts,
+    admin,
     alerts,
     close,
     demo,
@@ -45,6 +46,7 @@ proofs.register(reserves.app)
 app.add_typer(reserves.app, name="reserves")
 app.add_typer(evidence.app, name="evidence")
 app.add_typer(alerts.app, name="alerts")
+app.add_typer(admin.app, name="admin")
 app.add_typer(market.app, name="market")
 app.command("pnl")(pnl.pnl)
 

@@ -92,7 +92,7 @@ def test_captured_inputs_of_a_closed_day_have_the_expected_shape(sealed_book: Bo
         (
             "UPDATE exchange.engine_balances SET available = available + 1e-18 WHERE {balance}",
             "close.user_balance_snapshots",
-            "it holds what the engine said",
+            "it holds what the ledger owes",
             1,
         ),
         (
