@@ -69,7 +69,8 @@ class AdminService:
         try:
             asked = self._check(request)
         except ComplineError as error:
-            code = grpc.StatusCode.INVALID_ARGUMENT if isinstance(error, UsageError | InputError) else grpc.StatusCode.UNAVAILABLE
+            wrong = isinstance(error, UsageError | InputError)
+            code = grpc.StatusCode.INVALID_ARGUMENT if wrong else grpc.StatusCode.UNAVAILABLE
             context.abort(code, str(error))
         yield from self._run(asked)
 

@@ -42,7 +42,8 @@ def serve_admin(
         if as_json:
             put_json({"book": there.book.name, "address": address, "port": bound})
         talk(
-            f"AdminService of {there.book.name} on {address}:{bound}; token: COMPLINE_ADMIN_TOKEN, or secrets/{TOKEN_SECRET}"
+            f"AdminService of {there.book.name} on {address}:{bound};"
+            f" token: COMPLINE_ADMIN_TOKEN, or secrets/{TOKEN_SECRET}"
         )
         stopped.wait()
         server.stop(grace=5).wait()
