@@ -38,6 +38,11 @@ class FeeTreatment(Enum):
     """Part of the price: added to the cost of what is bought, deducted from the proceeds of what is sold."""
 
 
+def usual_treatment(method: Method) -> FeeTreatment:
+    """What a file is booked with where nobody says: lots as tax reports have them, average cost as brokers do."""
+    return FeeTreatment.DISPOSAL if method == Method.AVERAGE else FeeTreatment.CAPITALISED
+
+
 @dataclass(slots=True)
 class _Event:
     fill: Fill
@@ -66,13 +71,20 @@ class _Totals:
 
 
 def report(
-    fills: Sequence[Fill], method: Method, treatment: FeeTreatment = FeeTreatment.DISPOSAL, *, fragments: bool = False
+    fills: Sequence[Fill], method: Method, fees: FeeTreatment | None = None, *, fragments: bool = False
 ) -> dict[str, Any]:
     """Book fills and say what they come to; amounts are text.
+
+    Args:
+        fills: in order.
+        method: which lot a disposal takes first.
+        fees: what a fee is; the method's usual treatment where it is not said.
+        fragments: also each part of each disposal, with its lot.
 
     Raises:
         InputError: a fill sells, or a fee pays, more than is held, or a fee has no price; names line and user.
     """
+    treatment = fees or usual_treatment(method)
     positions: defaultdict[tuple[str, str], _Position] = defaultdict(_Position)
     totals = _Totals()
     prices: dict[str, Decimal] = {}

@@ -27,8 +27,13 @@ def pnl(
     ],
     method: Annotated[Method, typer.Option(help="Which lot a sale uses up first.", case_sensitive=False)] = Method.FIFO,
     fees: Annotated[
-        FeeTreatment, typer.Option(help="Fees as disposals at mark beside the gain, or as part of the price.")
-    ] = FeeTreatment.DISPOSAL,
+        FeeTreatment | None,
+        typer.Option(
+            help="Fees beside the gain, as disposals at mark, or as part of the price."
+            " Default: part of the price for lots, beside the gain for average cost.",
+            show_default=False,
+        ),
+    ] = None,
     fragments: Annotated[
         bool, typer.Option("--fragments", help="Show each part of each disposal with its lot.")
     ] = False,

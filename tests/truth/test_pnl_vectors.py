@@ -99,3 +99,11 @@ def test_lots_are_booked_by_their_date_and_never_oversold(method: str, tmp_path:
         told = booked(tmp_path / "f.csv", rows, method.lower())["fragments"]
         parts = [(Decimal(p["quantity"]), Decimal(p["cost"]) / Decimal(p["quantity"])) for p in told]
         assert parts == [(Decimal(quantity), Decimal(price)) for quantity, price in expected]
+
+
+def test_without_being_told_lots_book_fees_as_rp2_does_and_average_cost_as_brokers_do(tmp_path: Path) -> None:
+    fills = [("2026-01-01T00:00:00Z", "buy", "2", "10", "1"), ("2026-01-02T00:00:00Z", "sell", "1", "20", "1")]
+    columns = "executed_at,side,quantity,price,fee"
+    assert booked(tmp_path / "f.csv", fills, "fifo", columns=columns)["realized_gain"] == "8.5"
+    average = booked(tmp_path / "f.csv", fills, "average", columns=columns)
+    assert (average["realized_gain"], average["realized_gain_net_of_fees"]) == ("10", "8")
