@@ -126,7 +126,8 @@ def gate_result(gate: str, found: Sequence[Gate], day: str) -> dg.AssetCheckResu
 
 def _sentence(gate: str, found: Sequence[Gate], day: str) -> str:
     if not found:
-        return f"{gate} of {day} is not judged: the policy in force does not name it"
+        what = "could not be checked" if gate in policy.CORE_GATES else "is not judged"
+        return f"{gate} of {day} {what}: the policy in force does not name it"
     return "; ".join(f"{gate} of {day}: {_verdict(one)}" for one in found)
 
 

@@ -37,7 +37,7 @@ def test_days_whose_wallets_agree_seal_and_the_readings_are_in_the_books_hash(cu
     for day in custody_book.book.days:
         assert custody_book.close(day).step == "evidence_packs"
         found = gate(custody_book, day)
-        assert (found.verdict, found.detail["compared"], found.detail["in_transit_count"]) == ("pass", 7, 0)
+        assert (found.verdict, found.detail["compared"], found.detail["in_transit_count"]) == ("pass", 8, 0)
     digest = custody_book.book.value(
         "SELECT readings FROM close.books_digests((SELECT min(close_date) + 1 FROM close.days))"
     )
@@ -78,7 +78,7 @@ def test_a_missing_reading_is_unknown_and_never_zero(custody_book: WithCustody) 
     first = custody_book.book.days[0]
     result = custody_book.book.close(first)[-1]
     assert (result.step, result.status) == ("ledger_vs_custody", "unknown")
-    assert len(gate(custody_book, first).detail["unread"]) == 7
+    assert len(gate(custody_book, first).detail["unread"]) == 8
     assert custody_book.close(first).step == "evidence_packs"  # collected now, the next run takes it
 
 

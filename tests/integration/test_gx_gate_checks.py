@@ -8,6 +8,7 @@ import dagster as dg
 import pytest
 
 from checks.gates import GATES, build_gate_checks, gate_result
+from engine.close import policy
 from engine.store.days import Gate
 from tests.fixtures.books import BookUnderTest, MakeBook
 from tests.fixtures.finance import HeldContext
@@ -20,22 +21,24 @@ def test_every_gate_of_a_sealed_day_passes(sealed_book: BookUnderTest) -> None:
     assert {e.check_name: e.passed for e in evaluations} == dict.fromkeys(GATES, True)
     assert all(e.blocking for e in evaluations)
     for evaluation in evaluations:
-        assert evaluation.metadata["verdict"].value == "pass"
+        wanted = "pass" if evaluation.check_name in policy.GATES else "not required by the policy, not judged"
+        assert evaluation.metadata["verdict"].value == wanted
         assert str(evaluation.metadata["runbook"].value).endswith(f"docs/runbooks/{evaluation.check_name}.md")
 
 
 def test_gates_of_a_day_that_was_not_judged_do_not_pass(make_book: MakeBook) -> None:
     book = make_book()
     evaluations = _evaluate(book)
-    assert {e.check_name: e.passed for e in evaluations} == dict.fromkeys(GATES, False)
+    assert {e.check_name: e.passed for e in evaluations} == {gate: gate not in policy.GATES for gate in GATES}
 
 
 def test_gates_before_the_books_hash_could_not_be_checked(make_book: MakeBook) -> None:
     book = make_book()
     book.close(book.days[0])
     evaluations = _evaluate(book, 1)
-    assert {e.passed for e in evaluations} == {False}
-    assert all("could not be checked" in str(e.description) for e in evaluations)
+    judged = [e for e in evaluations if e.check_name in policy.GATES]
+    assert {e.passed for e in judged} == {False}
+    assert all("could not be checked" in str(e.description) for e in judged)
 
 
 @pytest.mark.parametrize(
@@ -55,7 +58,9 @@ def test_a_waiver_lets_a_gate_stand_and_is_shown(verdict: str, waiver: str | Non
     assert result.severity == dg.AssetCheckSeverity.ERROR
 
 
-def test_a_gate_that_the_policy_does_not_name_is_not_passed() -> None:
+def test_a_core_gate_that_the_policy_does_not_name_is_not_passed_and_another_claims_nothing() -> None:
+    other = gate_result("ledger_vs_custody", [], "2026-01-05")
+    assert (other.passed, "is not judged" in str(other.description)) == (True, True)
     result = gate_result("engine_vs_ledger", [], "2026-01-05")
     assert result.passed is False
     assert "could not be checked" in str(result.description)

@@ -90,7 +90,8 @@ def test_captured_inputs_of_a_closed_day_have_the_expected_shape(sealed_book: Bo
             1,
         ),
         (
-            "UPDATE exchange.engine_balances SET available = available + 1e-18 WHERE {balance}",
+            "UPDATE close.user_balance_snapshots SET available = available + 1e-18, total = total + 1e-18"
+            " WHERE {balance}",
             "close.user_balance_snapshots",
             "it holds what the ledger owes",
             1,
@@ -198,7 +199,7 @@ def _of(findings: list[Finding], table: str, rule: str) -> Finding:
 @contextmanager
 def _damaged(book: BookUnderTest, damage: str) -> Iterator[None]:
     """Damage a day, and put back what was there."""
-    tables = ("exchange.trades", "exchange.engine_balances", "market.mark_prices")
+    tables = ("exchange.trades", "exchange.engine_balances", "market.mark_prices", "close.user_balance_snapshots")
     trade = book.value("SELECT min(trade_id) FROM exchange.trades WHERE close_date = %s", book.days[0])
     account = book.value("SELECT min(account) FROM close.user_balance_snapshots")
     with book.admin() as owner:

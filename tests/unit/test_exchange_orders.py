@@ -299,7 +299,10 @@ def test_account_that_may_not_trade_can_still_cancel_and_its_holds_keep_withdraw
     exchange.engine.check_conservation()
     assert reason_of(exchange.send(cmd.Deposit(1, USDT, 5, "late"))) == R.DUPLICATE_REFERENCE
     assert reason_of(exchange.send(cmd.Deposit(1, USDT, 6, "late"))) == R.REFERENCE_CONFLICT
-    assert reason_of(exchange.send(cmd.DepositReversed(1, USDT, 5, "late"))) == R.UNKNOWN_DEPOSIT
+    back = exchange.send(cmd.DepositReversed(1, USDT, 5, "late"))[0]
+    assert isinstance(back, Transfer)
+    assert back.kind == TransferKind.UNALLOCATED_REVERSED
+    assert reason_of(exchange.send(cmd.DepositReversed(1, USDT, 5, "never"))) == R.UNKNOWN_DEPOSIT
     assert reason_of(exchange.send(cmd.Reward(1, USDT, 5, "late"))) == R.ACCOUNT_MAY_NOT_RECEIVE
     wrong = cmd.SetAccount(2, cmd.AccountState.SUSPENDED, True, False, cmd.Hold.NONE, "s4")
     assert reason_of(exchange.send(wrong)) == R.INVALID_CONFIGURATION
