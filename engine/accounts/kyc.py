@@ -29,6 +29,9 @@ PROVIDER = "sumsub"
 _ALGORITHMS = {"HMAC_SHA256_HEX": hashlib.sha256, "HMAC_SHA512_HEX": hashlib.sha512}
 _ACCOUNT = re.compile(r"[a-z0-9-]{1,64}")
 _DELIVERY = re.compile(r"[!-~]{1,128}")
+_CHAIN = re.compile(r"[a-z0-9-]{1,32}")
+_HALF = re.compile("[\ud800-\udfff]")
+MAX_IDENTITIES = 100
 _ANSWERS = {"GREEN": "approved", "RED": "rejected"}
 _OUTCOMES = {"kyc.approved": "approved", "kyc.rejected": "rejected", "kyc.pending": "pending"}
 
@@ -56,10 +59,19 @@ class Decision:
 
 @dataclass(frozen=True)
 class Opening:
-    """A new user to be opened; `number` is None where the next free one is taken."""
+    """A new user to be opened.
+
+    Attributes:
+        account: its name.
+        number: None where the next free one is taken.
+        names: that the user goes by, as far as they are known.
+        addresses: chain and address that the user pays from or to.
+    """
 
     account: str
-    number: int | None
+    number: int | None = None
+    names: tuple[str, ...] = ()
+    addresses: tuple[tuple[str, str], ...] = ()
 
 
 def check_signature(body: bytes, headers: Mapping[str, str], secret: bytes) -> None:
@@ -140,7 +152,7 @@ def read_message(subject: str, body: bytes) -> Decision | Opening:
         number = fields.get("userId")
         if number is not None and (not isinstance(number, int) or isinstance(number, bool) or not 0 < number < 2**63):
             raise RefusedWebhookError(400, f"userId {number!r} is no number of an account")
-        return Opening(_text(fields, "account", _ACCOUNT), number)
+        return Opening(_text(fields, "account", _ACCOUNT), number, _names(fields), _addresses(fields))
     at = fields.get("at")
     try:
         instant = datetime.fromisoformat(at) if isinstance(at, str) else None
@@ -183,6 +195,25 @@ def _text(fields: Mapping[str, Any], name: str, shape: re.Pattern[str]) -> str:
     if not isinstance(value, str) or not shape.fullmatch(value):
         raise RefusedWebhookError(400, f"{name} is missing or not of its shape")
     return value
+
+
+def _names(fields: Mapping[str, Any]) -> tuple[str, ...]:
+    value = fields.get("names", [])
+    # JSON can write half a character, which no database takes.
+    if (
+        not isinstance(value, list)
+        or len(value) > MAX_IDENTITIES
+        or not all(isinstance(one, str) and not _HALF.search(one) for one in value)
+    ):
+        raise RefusedWebhookError(400, f"names is no list of at most {MAX_IDENTITIES} texts")
+    return tuple(value)
+
+
+def _addresses(fields: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    value = fields.get("addresses", [])
+    if not isinstance(value, list) or len(value) > MAX_IDENTITIES or not all(isinstance(one, dict) for one in value):
+        raise RefusedWebhookError(400, f"addresses is no list of at most {MAX_IDENTITIES} objects")
+    return tuple((_text(one, "chain", _CHAIN), _text(one, "address", _DELIVERY)) for one in value)
 
 
 def _instant(fields: Mapping[str, Any]) -> datetime:

@@ -21,7 +21,8 @@ from engine import clock
 from engine.accounts.kyc import MAX_BODY_BYTES, Decision, Opening, RefusedWebhookError, read_message, read_webhook
 from engine.errors import ComplineError, UncheckedError
 from engine.events.broker import Broker, Respond
-from engine.store import account_kyc, accounts
+from engine.steps.onboarding import onboard
+from engine.store import account_kyc
 from engine.store.connect import connect, typed_errors
 
 HOST = "127.0.0.1"
@@ -88,8 +89,9 @@ class KycDesk:
             connection.transaction(),
         ):
             if isinstance(one, Opening):
-                number, made = accounts.onboard(connection, one.account, one.number)
-                return f"user {number} {'opened' if made else 'is there'}"
+                done = onboard(connection, one, by="onboarding event", at=clock.now())
+                found = f", hits: {done.hits}" if done.hits else ""
+                return f"user {done.user_id} {'opened' if done.made else 'is there'}{found}"
             user = account_kyc.number_of(connection, one.account)
             event = account_kyc.KycEvent(
                 one.provider, one.delivery, user, one.outcome, one.at, one.payload_sha256, one.source

@@ -111,6 +111,7 @@ class Step:
         still_valid: whether what it wrote before still stands.
         captures: whether `recapture` makes it run again.
         after_seal: whether it may run on a sealed day.
+        before_cutoff: whether it may run on a day that is not cut off.
     """
 
     name: str
@@ -122,3 +123,4 @@ class Step:
     still_valid: Callable[[Connection, StepContext, Day, str | None], bool] = _always
     captures: bool = False
     after_seal: bool = False
+    before_cutoff: bool = False

@@ -128,4 +128,5 @@ STEP = Step(
     write=write,
     prepare=prepare,
     still_valid=still_valid,
+    before_cutoff=True,
 )

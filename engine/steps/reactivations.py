@@ -6,7 +6,6 @@ What belongs here: asking the database for both. What does not: who is cleared (
 from __future__ import annotations
 
 from engine.canonical import sha256_jcs
-from engine.errors import GateError
 from engine.steps.context import Inputs, Step, StepContext, StepOutput
 from engine.store import accounts
 from engine.store.connect import Connection
@@ -22,12 +21,6 @@ def inputs(connection: Connection, context: StepContext, day: Day) -> Inputs:
 
 def write(connection: Connection, context: StepContext, day: Day) -> StepOutput:
     """Reactivate and end, each by its own transition."""
-    if day.state == "open":
-        raise GateError(
-            f"{context.close_date} is not cut off: nobody is reactivated by its close",
-            rule="a day's close changes accounts after its cut-off",
-            next_step=f"compline close run {context.close_date}",
-        )
     active = accounts.reactivate_cleared(connection, ACTOR)
     ended = accounts.finish_closures(connection, ACTOR)
     closed = [user for user, outcome in ended if outcome == "closed"]

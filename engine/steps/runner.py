@@ -80,6 +80,12 @@ def require_day(connection: Connection, context: StepContext) -> Day:
 
 def _in_transaction(connection: Connection, step: Step, context: StepContext, started: datetime) -> StepResult:
     day = require_day(connection, context)
+    if day.state in ("open", "reopened") and not step.before_cutoff:
+        raise GateError(
+            f"{context.close_date} is not cut off: step {step.name} has no day to work on",
+            rule="what is part of a day is known at its barrier",
+            next_step=f"compline close run {context.close_date}",
+        )
     before = runs.read(connection, context.close_date, step.name, day.version)
     if day.state == "sealed" and not step.after_seal:
         return _unchanged(step, context, day, before)

@@ -12,6 +12,8 @@ from datetime import date, datetime
 
 import psycopg
 
+from engine.errors import InputError
+
 _SOURCE = "list"
 _CHUNK = 200_000
 
@@ -242,6 +244,27 @@ def record_address(connection: psycopg.Connection, user_id: int, chain: str, add
     ).fetchone()
     assert row is not None
     return int(row[0])
+
+
+def record_person(
+    connection: psycopg.Connection, user_id: int, names: Sequence[str], addresses: Sequence[tuple[str, str]], who: str
+) -> None:
+    """Record names, and chains with addresses, of a user.
+
+    Raises:
+        InputError: one is none; its text is not in the message.
+    """
+    try:
+        for name in names:
+            record_identity(connection, user_id, name, who)
+        for chain, address in addresses:
+            record_address(connection, user_id, chain, address, who)
+    except (psycopg.errors.CheckViolation, psycopg.DataError) as error:
+        raise InputError(
+            f"a name or address of user {user_id} breaks {error.diag.constraint_name or 'the encoding'}",
+            rule="nothing of this was recorded",
+            next_step="a name has letters or digits, an address printable ASCII",
+        ) from None
 
 
 def clear(

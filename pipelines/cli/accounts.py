@@ -15,8 +15,11 @@ from typing import Annotated, Any
 import psycopg
 import typer
 
+from engine import clock
+from engine.accounts.kyc import Opening
 from engine.accounts.matrix import markdown, mermaid
 from engine.errors import GateError, InputError, UsageError
+from engine.steps.onboarding import onboard as open_account
 from engine.store import accounts
 from engine.store.account_history import verify_history
 from engine.store.connect import connect, typed_errors
@@ -187,16 +190,29 @@ def unallocated(book: BookName = None, as_json: Json = False) -> None:
 def onboard(
     account: Annotated[str, typer.Argument(help="The new account's name: 1 to 64 of a-z, 0-9 and -.")],
     number: Annotated[int | None, typer.Option(help="Its number; default the next free one.", min=1)] = None,
+    name: Annotated[list[str] | None, typer.Option(help="A name that the user goes by; repeat for more.")] = None,
+    address: Annotated[
+        list[str] | None, typer.Option(metavar="CHAIN:ADDRESS", help="Where the user pays from or to; repeat for more.")
+    ] = None,
     dry_run: DryRun = False,
     book: BookName = None,
     as_json: Json = False,
 ) -> None:
-    """Open an account that awaits its review, with every configured asset and no entries; again changes nothing."""
+    """Open an account that awaits its review, screened by what is known of its user; again changes nothing."""
     with errors(as_json=as_json):
+        opening = Opening(account, number, tuple(name or ()), tuple(_chain_address(one) for one in address or ()))
         there = opened(book)
         with changing(there, dry_run=dry_run) as connection:
-            user, made = accounts.onboard(connection, account, number)
-        put_done(there, {"user": user, "account": account, "new": made, "dry_run": dry_run}, as_json=as_json)
+            done = open_account(connection, opening, by="accounts onboard", at=clock.now())
+        shown = {"user": done.user_id, "account": account, "new": done.made, "new_hits": done.hits, "dry_run": dry_run}
+        put_done(there, shown, as_json=as_json)
+
+
+def _chain_address(text: str) -> tuple[str, str]:
+    chain, colon, address = text.partition(":")
+    if not (chain and colon and address):
+        raise UsageError("an address is not CHAIN:ADDRESS", next_step="such as ethereum:0x…")
+    return chain, address
 
 
 @app.command("import")
@@ -225,7 +241,7 @@ def read_old_users(file: Path) -> list[tuple[int, str, str]]:
     try:
         with file.open(encoding="utf-8", newline="") as opened_file:
             reader = csv.DictReader(opened_file)
-            if set(reader.fieldnames or ()) < {"user_id", "account", "status"}:
+            if not {"user_id", "account", "status"} <= set(reader.fieldnames or ()):
                 raise InputError(
                     f"{file} has no columns user_id, account, status", next_step="name them in its first row"
                 )

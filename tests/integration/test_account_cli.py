@@ -130,7 +130,13 @@ def test_import_reads_a_table_of_the_old_values_whole_or_not_at_all(lifecycle: B
     assert run(lifecycle, "import", table, "--by", "ann")[1]["new"] == 3
     assert run(lifecycle, "import", table, "--by", "ann")[1]["new"] == 0
     assert run(lifecycle, "show", "cli-old-1")[1]["state"] == "banned"
-    for text in ("", "user_id,account\n1,x\n", "user_id,account,status\nx,y,active\n", "user_id,account,status\n\xff"):
+    for text in (
+        "",
+        "user_id,account\n1,x\n",
+        "user_id,account,state\n1,x,active\n",
+        "user_id,account,status\nx,y,active\n",
+        "user_id,account,status\n\xff",
+    ):
         table.write_bytes(text.encode("latin-1"))
         assert run(lifecycle, "import", table, "--by", "ann")[0] == 65
     table.write_text("user_id,account,status\n950,cli-old-9,frozen\n951,cli-old-8,active\n")

@@ -8,14 +8,18 @@ import psycopg
 import pytest
 
 from engine import clock
+from engine.accounts.errors import ForbiddenTransitionError
 from engine.accounts.rule import AccountRule
 from engine.close.policy import Policy
 from engine.errors import ConfigError, GateError
 from engine.steps import reactivations
+from engine.steps.requested import journal_requests
 from engine.steps.runner import run_step
-from engine.store import account_kyc, accounts
+from engine.store import account_kyc, accounts, adjustments
+from engine.store.connect import typed_errors
 from tests.fixtures.accounts import superuser
-from tests.fixtures.books import SMALL, MakeBook
+from tests.fixtures.adjustments import approve_adjustment, set_cap
+from tests.fixtures.books import SMALL, BookUnderTest, MakeBook
 
 
 def test_close_reactivates_who_was_cleared_and_a_second_run_changes_nothing(make_book: MakeBook) -> None:
@@ -95,6 +99,57 @@ def test_dust_given_up_by_consent_awaits_another_person_and_only_then_does_the_a
             root.execute("SET session_replication_role = replica")
             root.execute("UPDATE ledger.accounts SET balance = 0 WHERE user_id = 7")
         assert accounts.finish_closures(app, "close") == [(7, "closed")]
+
+
+def test_dust_leaves_by_the_engines_own_command_and_the_days_seal(make_book: MakeBook) -> None:
+    book = make_book(SMALL, Policy(reporting_currency="USDT", mark_max_age_s=86_400, dust_value="0.5", closure_days=0))
+    set_cap(book, "USDT")
+    with book.app() as app:
+        number, _ = accounts.onboard(app, "leaving")
+        compliance = {"authority": "compliance", "actor": "ann", "second": "bea", "reason": "papers seen"}
+        accounts.transition(app, number, "kyc_approved", **compliance)  # type: ignore[arg-type]
+        accounts.transition(app, number, "active", authority="first_deposit", actor="test")
+    given = approve_adjustment(book, number, "USDT", "0.4", "T-dust")
+    journal(book)
+    with book.app() as app:
+        held = app.execute(
+            "SELECT account, balance FROM ledger.accounts WHERE user_id = %s AND balance <> 0", (number,)
+        )
+        assert held.fetchall() == [("leaving", Decimal("0.4"))], given
+        accounts.request_closure(app, number, actor="the user", dust_consent=True)
+        assert accounts.finish_closures(app, "close") == [(number, "dust in 1 assets awaits its approval")]
+        asked = app.execute(
+            "SELECT adjustment_id, payload_sha256 FROM accounts.adjustments WHERE reason_code = 'dust'"
+        ).fetchone()
+        assert asked is not None
+        adjustments.approve(app, asked[0], asked[1], "bea")
+        assert accounts.finish_closures(app, "close")[0][1] != "closed", "not before the engine moved it"
+        assert accounts.find(app, "leaving").state == "active"
+    day = book.days[0]
+    done = {result.step: result for result in book.close(day)}
+    assert done["evidence_packs"].status == "succeeded"
+    assert done["reactivations"].metadata["closed"] == 1
+    with book.app() as app:
+        assert accounts.find(app, "leaving").state == "closed"
+        rows = app.execute(
+            "SELECT a.account, e.amount FROM ledger.journals j"
+            " JOIN ledger.ledger_entries e USING (posting_no, close_date)"
+            " JOIN ledger.accounts a USING (account_id) WHERE j.reference_id = %s ORDER BY 1",
+            (f"adj/dust/{asked[0]}",),
+        ).fetchall()
+        assert rows == [("insurance_fund", Decimal("0.4")), ("leaving", Decimal("-0.4"))]
+        with pytest.raises(ForbiddenTransitionError), typed_errors():
+            accounts.transition(app, number, "active", **compliance)  # type: ignore[arg-type]
+    for later in book.days[1:]:
+        assert book.close(later)[-1].status == "succeeded"
+
+
+def journal(book: BookUnderTest) -> None:
+    """Let the engine of a book that nobody serves take what it was asked for, and the ledger follow."""
+    with book.app() as app:
+        rule = book.opened.card.policy.cutoff_rule
+        first = book.opened.book.first_day
+        journal_requests(app, book.opened.files.journal_dir, first_day=first, cutoff_rule=rule, now=clock.now())
 
 
 @pytest.mark.parametrize(

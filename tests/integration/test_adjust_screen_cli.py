@@ -11,9 +11,11 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
+from engine.service.kyc import KycDesk
 from engine.store import screening
 from pipelines.cli.app import app
 from pipelines.settings import Settings
+from tests.fixtures.accounts import superuser
 from tests.fixtures.books import SMALL, BookUnderTest, drop_book, new_book
 from tests.fixtures.screening import plain_list, screening_policy
 
@@ -134,6 +136,58 @@ def test_user_is_identified_screened_and_cleared_without_a_name_on_the_screen(
     assert len(run(shared, "hits", "--all")["hits"]) == 2
     assert run(shared, "screen", "--all")["lists"][0]["hits"] == []
     run(shared, "screen", code=64)
+
+
+def test_user_whom_a_list_names_is_held_by_the_transaction_that_opens_the_account(
+    shared: BookUnderTest, tmp_path: Path
+) -> None:
+    words = ("onboard", "newcomer", "--name", "Vladimir Orlov", "--address", f"ethereum:0x{'aB' * 20}")
+    with superuser(shared) as root:
+        # As if nothing had been captured within the policy's age.
+        root.execute("SET session_replication_role = replica")
+        root.execute("UPDATE capture.readings SET at = at - interval '30 days'")
+    assert "no stored reading" in run(shared, *words, code=2)["what"]
+    run(shared, "show", "newcomer", code=65)
+    file = tmp_path / "house.txt"
+    file.write_bytes(
+        plain_list("2026-11-21", [("e-1", "name", "ORLOV, Vladimir"), ("e-2", "address", "0x" + "Ab" * 20)])
+    )
+    run(shared, "capture-list", "house", str(file))
+    assert run(shared, *words, "--dry-run")["new_hits"] == 2
+    run(shared, "show", "newcomer", code=65)
+    assert run(shared, *words) | {"user": 0, "book": ""} == {
+        **{"book": "", "user": 0, "account": "newcomer", "new": True, "new_hits": 2, "dry_run": False}
+    }
+    assert run(shared, *words)["new_hits"] == 0
+    there = run(shared, "show", "newcomer")
+    assert (there["state"], {hold["kind"] for hold in there["holds"]}) == ("pending_kyc", {"sanctions"})
+    run(shared, "onboard", "other", "--name", "???", code=65)
+    run(shared, "onboard", "other", "--address", "0x1", code=64)
+    run(shared, "show", "other", code=65)
+    assert run(shared, "onboard", "other")["new_hits"] is None
+
+
+def test_message_that_opens_an_account_says_who_it_is(shared: BookUnderTest) -> None:
+    desk = KycDesk(shared.opened.url, b"")
+    message = {
+        "account": "by-event",
+        "names": ["Vladimir Orlov"],
+        "addresses": [{"chain": "bitcoin", "address": "1abc"}],
+    }
+    for hits in (", hits: 1", ""):
+        answer = json.loads(desk.message("account.onboarding.requested", json.dumps(message).encode()))
+        assert answer["success"]
+        assert answer["effect"].endswith(hits or "is there")
+    for bad in (
+        {"names": "x"},
+        {"names": [1]},
+        {"names": ["\ud800"]},
+        {"names": ["a\0b"]},
+        {"addresses": [["a", "b"]]},
+        {"addresses": [{"chain": "x"}]},
+    ):
+        answer = json.loads(desk.message("account.onboarding.requested", json.dumps({"account": "no", **bad}).encode()))
+        assert not answer["success"]
 
 
 def test_tables_are_for_people(shared: BookUnderTest) -> None:

@@ -19,7 +19,7 @@ from engine.errors import ComplineError, ConflictError, GateError, InputError, L
 from engine.exchange.postings import payer_of_adjustment
 from engine.money import text_of
 from engine.steps.requested import journal_requests
-from engine.store import adjustments
+from engine.store import accounts, adjustments
 from engine.store.adjustments import Adjustment
 from engine.store.connect import typed_errors
 from pipelines.settings import Settings
@@ -292,6 +292,20 @@ def test_debit_beyond_the_account_and_credit_beyond_a_fund_are_refused(shared: B
     for code, fund in (("insurance", "insurance_fund"), ("unallocated_deposit", "deposits_unallocated")):
         with pytest.raises(LedgerRefusedError, match=f"takes more than the 0 USDT that {fund} has"):
             ask(book, "1", reason_code=code)
+
+
+def test_account_that_receives_nothing_is_credited_nothing_and_may_be_debited(shared: BookUnderTest) -> None:
+    set_cap(shared, "USDT")
+    asked = ask(shared, "1", "T-ban", user=9)
+    with shared.app() as app:
+        accounts.transition(app, 9, "banned", authority="legal", actor="ann", second="bea", reason="court order")
+        number, _ = accounts.onboard(app, "adj-pending")
+    with pytest.raises(LedgerRefusedError, match="user 9 is banned and receives nothing"):
+        approve(shared, asked)
+    for user, state in ((9, "banned"), (number, "pending_kyc")):
+        with pytest.raises(LedgerRefusedError, match=f"user {user} is {state} and receives nothing"):
+            ask(shared, "1", f"T-{state}", user=user)
+    assert ask(shared, "-1", "T-back", user=9, reason_code="recovery").status == "requested"
 
 
 def test_reason_and_engine_agree_on_who_pays(sealed_book: BookUnderTest) -> None:

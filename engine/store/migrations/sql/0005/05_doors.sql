@@ -140,7 +140,7 @@ BEGIN
     SELECT * INTO there FROM accounts.users u WHERE u.account = name OR u.user_id = number ORDER BY u.account = name DESC LIMIT 1;
     IF FOUND THEN
         IF there.account <> name OR there.user_id <> coalesce(number, there.user_id) THEN
-            PERFORM close.refuse('CL021', format('user %s is %s, not %s', there.user_id, there.account, name), 'a number and a name belong together');
+            PERFORM close.refuse('CL021', format('user %s is %s, not user %s, %s', there.user_id, there.account, number, name), 'a number and a name belong together');
         END IF;
         RETURN QUERY SELECT there.user_id, false;
         RETURN;

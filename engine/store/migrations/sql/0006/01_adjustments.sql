@@ -138,7 +138,17 @@ DECLARE
     what text := format('adjustment %s of %s %s', r.adjustment_id, trim_scale(r.amount), r.asset);
     source text;
     there numeric;
+    barred text;
 BEGIN
+    -- A debit is no matter of state: dust leaves an account that is about to end. Locked, so that no transition comes between.
+    IF r.amount > 0 THEN
+        SELECT s.state INTO barred FROM accounts.users u JOIN accounts.states s USING (state)
+            WHERE u.user_id = r.user_id AND NOT s.may_receive FOR SHARE OF u;
+        IF FOUND THEN
+            PERFORM close.refuse('CL027', format('%s is refused: user %s is %s and receives nothing', what, r.user_id, barred),
+                'coins for such an account stay with the house');
+        END IF;
+    END IF;
     -- One measuring an asset at a time: two approvals that fit alone may not fit together.
     PERFORM pg_advisory_xact_lock(hashtext('accounts.adjustments'), hashtext(r.asset));
     SELECT * INTO cap FROM accounts.adjustment_caps c WHERE c.asset = r.asset AND c.effective_at <= clock_timestamp()
