@@ -24,6 +24,7 @@ from engine.reserves.attestation import Document, Method, parse_documents
 from engine.reserves.fields import FormatError
 from engine.reserves.key_file import parse_published_keys, published_keys_text
 from engine.reserves.log_check import check_log
+from engine.reserves.merkle import consistency_proof
 from engine.reserves.rotation import KeysInForce, fingerprint_of, walk
 from engine.store import attestations, days, log, rotations
 from engine.store.connect import connect, typed_errors
@@ -132,6 +133,31 @@ def _put_log(lines: list[Any], problems: list[str], keys: list[KeysInForce], kep
         talk(f"{len(lines)} entries hold; {kept or 'no'} kept checkpoints compared")
         if not kept:
             talk("a log rewritten as a whole shows only beside a checkpoint that somebody kept: --checkpoint FILE")
+
+
+@app.command()
+def consistency(
+    earlier: Annotated[int, typer.Argument(metavar="SIZE1", help="Entries of the earlier checkpoint.")],
+    later: Annotated[
+        int | None, typer.Argument(metavar="SIZE2", help="Entries of the later one; default the whole log.")
+    ] = None,
+    book: BookName = None,
+    as_json: Json = False,
+) -> None:
+    """Print the proof that the log only grew between two checkpoints (RFC 9162), as the verifier reads it."""
+    with errors(as_json=as_json):
+        there = opened(book)
+        with closing(connect(there.url)) as connection, typed_errors():
+            hashes = log.ManifestLog(connection).leaf_hashes()
+        size2 = len(hashes) if later is None else later
+        if not 0 < earlier <= size2 <= len(hashes):
+            raise InputError(
+                f"no proof from {earlier} to {size2} entries: the log has {len(hashes)}",
+                rule="the earlier size is at least 1 and not above the later",
+                next_step="a checkpoint's second line is its size: compline reserves log",
+            )
+        proof = [one.hex() for one in consistency_proof(hashes[:size2], earlier)]
+        put_json({"hashes": proof, "size1": earlier, "size2": size2})
 
 
 @app.command()

@@ -27,6 +27,7 @@ from engine.store import log, rotations, seals
 from pipelines.cli.app import app as cli
 from pipelines.key_store import key_path, rotate_keys
 from tests.fixtures.books import BookUnderTest
+from tests.fixtures.proof_files import run_verifier
 
 EXCHANGE = "test.example"
 
@@ -277,3 +278,22 @@ def test_command_shows_the_log_and_compares_what_was_kept(
     other = tmp_path / "other.txt"
     other.write_text(published_keys_text(generate_keys(), EXCHANGE), encoding="utf-8")
     assert CliRunner().invoke(cli, ["reserves", "log", "--book", name, "--key", str(other)]).exit_code == 1
+
+
+def test_command_prints_a_consistency_proof_that_the_verifier_takes(
+    sealed_book: BookUnderTest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COMPLINE_HOME", str(sealed_book.opened.settings.home))
+    name, files = sealed_book.opened.book.name, []
+    for n, text in enumerate(checkpoints(sealed_book)):
+        files.append(tmp_path / f"checkpoint-{n + 1}.txt")
+        files[-1].write_text(text, encoding="utf-8")
+    proof, key = tmp_path / "consistency.json", tmp_path / "keys.txt"
+    key.write_text(published_keys_text(sealed_book.keys, EXCHANGE), encoding="utf-8")
+    for sizes, judged in ((["1"], 0), (["1", "1"], 1), (["2", "2"], 1)):
+        done = CliRunner().invoke(cli, ["reserves", "consistency", *sizes, "--book", name])
+        assert done.exit_code == 0, done.output
+        proof.write_text(done.stdout, encoding="utf-8")
+        assert run_verifier("consistency", *files, proof, "--key", key).code == judged
+    for sizes in (["0"], ["2", "1"], ["1", "3"]):
+        assert CliRunner().invoke(cli, ["reserves", "consistency", *sizes, "--book", name]).exit_code == 65

@@ -148,7 +148,8 @@ def proof_cases(log: SmallLog) -> Iterator[Case]:
         ("another-account", "climb-root", "the file of one account shown to another", _set("account", "acct-2")),
         ("leaf-secret-short", "hex", "a leaf secret of 31 bytes", _set(*chunk, "leaf_secret", lambda x: x[2:])),
         ("manifest-of-another-day", "signature", "yesterday's manifest under today's signature", _set("manifest", log.leaves[0].decode())),
-        ("manifest-changed", "signature", "a total is lowered after signing", _set("manifest", lambda x: x.replace('"version":1', '"version":2').replace('"supersedes":null', '"supersedes":0'))),
+        ("day-of-another-signed", "climb-total", "yesterday's manifest, rightly signed and in the log, for today's balance", _yesterday(log)),
+        ("manifest-changed", "signature", "changed after signing: version 1 is passed off as version 2", _set("manifest", lambda x: x.replace('"version":1', '"version":2').replace('"supersedes":null', '"supersedes":0'))),
         ("manifest-not-canonical", "canonical", "a space: a second text for the same manifest", _set("manifest", lambda x: x.replace(",", ", ", 1))),
         ("manifest-unknown-key", "structure", "a key that the format does not know", _set("manifest", lambda x: x[:-1] + ',"zz":1}')),
         ("signature-changed", "signature", "one bit of the signature", _set("signature", lambda x: ("0" if x[0] != "0" else "1") + x[1:])),
@@ -260,6 +261,11 @@ def _plain_signature(log: SmallLog, good: Json) -> str:
     return log.keys.manifest_signer().sign_manifest_message(good["manifest"].encode()).hex()
 
 
+def _yesterday(log: SmallLog) -> Callable[[Json], None]:
+    before = log.proof("acct-1", 0)
+    return lambda proof: proof.update({key: before[key] for key in ("manifest", "signature", "log")})
+
+
 def _broken_note(note: str) -> str:
     head, _, line = note.rpartition(" ")
     return f"{head} {line[:20]}{'A' if line[20] != 'A' else 'B'}{line[21:]}"
@@ -330,15 +336,30 @@ def pack_cases(log: SmallLog) -> Iterator[Case]:
     yield Case(
         "zip-verdicts-changed.zip", changed(verdicts__json=b"[]"), "verdicts_sha256", "a failed gate is left out"
     )
+    totals = entries["control_totals.json"]
     yield Case(
         "zip-totals-changed.zip",
-        changed(
-            control_totals__json=entries["control_totals.json"]
-            .replace(b'"150000001"', b'"150000002"')
-            .replace(b"2100000150000002", b"2100000150000001")
-        ),
+        changed(control_totals__json=totals.replace(b"2100000150000002", b"2100000150000003")),
         "control-totals",
         "the ledger owes more than the trees",
+    )
+    yield Case(
+        "zip-totals-unbalanced.zip",
+        changed(control_totals__json=totals.replace(b'"-2100000150000002"', b'"-2100000150000009"')),
+        "control-totals",
+        "the ledger holds more than its credits explain: a liability of another class is left out",
+    )
+    yield Case(
+        "zip-marks-changed.zip",
+        changed(marks__json=entries["marks.json"].replace(b"64000.01", b"94000.01")),
+        "books",
+        "another price than the books were closed at",
+    )
+    yield Case(
+        "zip-books-changed.zip",
+        changed(books__json=entries["books.json"].replace(b"ab", b"cd", 1)),
+        "books",
+        "the digest of another table than the books hash is of",
     )
     yield Case(
         "zip-signature-changed.zip",

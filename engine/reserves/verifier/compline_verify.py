@@ -107,7 +107,7 @@ def read_file(path: str, limit: int = LIMIT) -> bytes:
     return data
 
 
-def strict_json(data: bytes, level: str) -> Any:
+def strict_json(data: bytes, level: str, most: int = LIMIT) -> Any:
     """JSON with no duplicate key, fraction, exponent, sign, NaN or integer from 2^53."""
 
     def number(text: str) -> int:
@@ -123,7 +123,8 @@ def strict_json(data: bytes, level: str) -> Any:
     def refuse(text: str) -> NoReturn:
         raise ProofError("number", level, f"{shown(text)} is no integer from 0 below 2^53")
 
-    need(len(data) <= LIMIT, "size", level, f"{len(data)} bytes, at most {LIMIT} are read")
+    need(len(data) <= most, "size", level, f"{len(data)} bytes, at most {most} are read")
+    need(data[:2] != b"PK", "json", level, "not JSON: a zip; `evidence` checks evidence packs")
     try:
         text = data.decode("utf-8")
         return json.loads(text, object_pairs_hook=unique, parse_int=number, parse_float=refuse, parse_constant=refuse)
@@ -296,8 +297,10 @@ def _integers(*sizes: object) -> bool:
     return all(type(one) is int and 0 <= one < 2**63 for one in sizes)
 
 
-def _hashes(*hashes: object) -> bool:
-    return all(isinstance(one, bytes) and len(one) == 32 for one in hashes)
+def _hashes(proof: object, *others: object) -> bool:
+    """Whether a proof is a list or tuple of 32-byte strings, and the others are such strings."""
+    listed = isinstance(proof, (list, tuple))
+    return listed and all(isinstance(one, bytes) and len(one) == 32 for one in (*proof, *others))  # type: ignore[misc]
 
 
 def verify_inclusion(leaf_hash: bytes, index: int, size: int, proof: Sequence[bytes], root: bytes) -> None:
@@ -307,7 +310,7 @@ def verify_inclusion(leaf_hash: bytes, index: int, size: int, proof: Sequence[by
         ProofError: it is not shown to be.
     """
     need(_integers(index, size) and index < size, "log-inclusion", "log", f"index {shown(index)} of {shown(size)}")
-    need(_hashes(leaf_hash, *proof), "log-inclusion", "log", "a hash is not 32 bytes")
+    need(_hashes(proof, leaf_hash, root), "log-inclusion", "log", "a hash is not 32 bytes, or the proof is no list")
     node, last, digest = index, size - 1, leaf_hash
     for step in proof:
         need(last, "log-inclusion", "log", "too many hashes")
@@ -330,11 +333,12 @@ def verify_consistency(size1: int, root1: bytes, size2: int, root2: bytes, proof
     """
     rule = "log-consistency"
     need(_integers(size1, size2) and size1 <= size2, rule, "log", f"sizes {shown(size1)} and {shown(size2)}")
+    need(_hashes(proof), rule, "log", "a hash is not 32 bytes, or the proof is no list")
     if size1 == size2:
         need(not proof and root1 == root2, rule, "log", "same size: no hashes, and the same root")
         return
     need(size1 and proof, rule, "log", "an empty earlier tree or an empty proof shows nothing")
-    need(_hashes(root1, *proof), rule, "log", "a hash is not 32 bytes")
+    need(_hashes((root1, root2)), rule, "log", "a root is not 32 bytes")
     steps = list(proof) if size1 & (size1 - 1) else [root1, *proof]
     node, last = size1 - 1, size2 - 1
     while node & 1:
@@ -940,6 +944,7 @@ def check_pack(path: str, trust: Trust, answer: Answer) -> tuple[Manifest, bool]
     for name, key in (("policy.json", "policy_sha256"), ("verdicts.json", "verdicts_sha256")):
         need(sha256(part(name)).hex() == manifest.value[key], key, "manifest", f"{name} is not what the manifest names")
     check_totals(strict_json(part("control_totals.json"), "control_totals"), manifest)
+    check_books(files, manifest)
     verdicts = a_list(strict_json(files["verdicts.json"], "verdicts"), "verdicts")
     for one in verdicts:
         exact(one, "gate scope verdict waiver", "verdicts")
@@ -950,11 +955,50 @@ def check_pack(path: str, trust: Trust, answer: Answer) -> tuple[Manifest, bool]
         if one["verdict"] != "pass":
             gate, scope, verdict, waiver = (shown(one[key]) for key in ("gate", "scope", "verdict", "waiver"))
             answer.lines.append(f"  NOT passed: {gate} {scope}: {verdict}, waiver {waiver}")
+    loose = sorted(name for name in listed if name not in BOUND)
+    if loose:
+        answer.lines.append("  Under no signature, so no more than what the pack's giver says: " + ", ".join(loose))
     return manifest, anchored
 
 
+BOOKS = {"marks": "asset price source at", "readings": "source subject at sha256"}
+BOUND = {f"{name}.json" for name in ("manifest", "log_proof", "control_totals", "policy", "verdicts", "books", *BOOKS)}
+BOUND |= {"manifest.sig", "checkpoint.txt"}  # what the signature or the log holds, or is held to them
+
+
+def check_books(files: dict[str, bytes], manifest: Manifest) -> None:
+    """Refuse unless what the pack says of the books is under the manifest's books hash: digests, marks, readings."""
+    if "books.json" not in files:
+        for name in BOOKS:
+            need(name + ".json" not in files, "pack-files", "pack", f"{name}.json without books.json")
+        return
+    names = "balances engine_balances journals marks readings"
+    tables = exact(strict_json(files["books.json"], "books"), names, "books")
+    digests = {}
+    for name, table in tables.items():
+        rows = integer(exact(table, "rows sha256", "books")["rows"], 0, SAFE, "books", f"rows of {name}")
+        digests[name] = unhex(table["sha256"], 32, "books", name).hex()
+        if name in BOOKS:
+            need(name + ".json" in files, "pack-files", "pack", f"{name}.json is missing")
+            found = a_list(strict_json(files[name + ".json"], name, 4 * LIMIT), name)
+            hashes = []
+            for one in found:
+                fields = [exact(one, BOOKS[name], name)[key] or "" for key in BOOKS[name].split()]
+                plain = all(isinstance(x, str) and re.fullmatch("[\x20-\x7e]*", x) for x in fields)
+                need(plain, "text", name, "a field is not printable ASCII")
+                hashes.append(sha256(("\t".join(fields) + "\n").encode()))
+            same = len(found) == rows and sha256(b"".join(sorted(hashes))).hex() == digests[name]
+            need(same, "books", name, f"{name}.json is not the table of the books hash")
+    header = {key: manifest.value[key] for key in ("close_date", "version", "barrier_seq", "policy_sha256")}
+    whole = sha256(jcs({"v": "books/1", **header, **digests})).hex()
+    need(whole == manifest.value["books_sha256"], "books", "books", "books.json is not what the books hash is of")
+
+
 def check_totals(value: Any, manifest: Manifest) -> None:
-    """Refuse unless the ledger's control totals are those of the manifest: [{amount, asset, liability_class}]."""
+    """Refuse unless the ledger's control totals add up to 0 per asset and are those of the manifest.
+
+    They are [{amount, asset, liability_class}], credits positive: what is owed, held, earned and lent.
+    """
     sums: dict[tuple[str, str], int] = {}
     for one in a_list(value, "control_totals"):
         exact(one, "amount asset liability_class", "control_totals")
@@ -964,6 +1008,9 @@ def check_totals(value: Any, manifest: Manifest) -> None:
         units = amount(one["amount"][1:] if negative else one["amount"], "control_totals", "amount")
         need(key not in sums, "control-totals", "control_totals", f"{key[0]} {key[1]} is there twice")
         sums[key] = -units if negative else units
+    for asset in sorted({asset for _, asset in sums}):
+        rest = sum(units for key, units in sums.items() if key[1] == asset)
+        need(not rest, "control-totals", "control_totals", f"{asset}: debits and credits differ by {rest}, not 0")
     stated: dict[tuple[str, str], int] = {}
     for asset, entry in manifest.assets.items():
         stated["customer", asset] = int(entry["total"])
