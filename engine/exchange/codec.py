@@ -26,6 +26,7 @@ from typing import Any
 
 from engine.errors import InputError
 from engine.exchange import commands as cmd
+from engine.exchange import tier_records
 from engine.exchange.events import Side
 from engine.money import MAX_UNITS
 
@@ -54,7 +55,7 @@ class Kind(IntEnum):
     SET_ASSET = 1
     SET_MARKET = 2
     OPEN_ACCOUNT = 3
-    SET_TIERS = 4
+    SET_TIER = 4
     OPENING_BALANCE = 5
     DEPOSIT = 6
     WITHDRAWAL = 7
@@ -74,6 +75,9 @@ class Kind(IntEnum):
     SET_REFERENCE = 21
     SET_ACCOUNT_TIER = 22
     DEPOSIT_REVERSED = 23
+    STAGE_TIER = 24
+    STAGE_ACCOUNT_TIERS = 25
+    SET_TIERS = 26
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +92,7 @@ class JournalRecord:
 
 
 # side, tif, market, asset, aux1, aux2, aux3, account, order_id, price, quantity, amount, text
-_Fields = tuple[int, int, int, int, int, int, int, int, int, int, int, int, str | bytes]
+_Fields = tier_records.Fields
 
 
 def _asset(c: cmd.SetAsset) -> _Fields:
@@ -114,7 +118,7 @@ def _account(c: cmd.OpenAccount) -> _Fields:
     return (0, 0, 0, 0, 0, 0, 0, c.account, 0, 0, 0, 0, _matching(_NAME, c.name, "an account name"))
 
 
-def _tiers(c: cmd.SetTiers) -> _Fields:
+def _tiers(c: cmd.SetTier) -> _Fields:
     return (0, 0, c.tier, 0, 0, 0, 0, 0, 0, c.maker_rate_ppm, c.taker_rate_ppm, 0, c.reference)
 
 
@@ -193,7 +197,7 @@ _ENCODERS: dict[type, tuple[Kind, Callable[[Any], _Fields]]] = {
     cmd.SetAsset: (Kind.SET_ASSET, _asset),
     cmd.SetMarket: (Kind.SET_MARKET, _market),
     cmd.OpenAccount: (Kind.OPEN_ACCOUNT, _account),
-    cmd.SetTiers: (Kind.SET_TIERS, _tiers),
+    cmd.SetTier: (Kind.SET_TIER, _tiers),
     cmd.OpeningBalance: (Kind.OPENING_BALANCE, _transfer),
     cmd.Deposit: (Kind.DEPOSIT, _transfer),
     cmd.DepositReversed: (Kind.DEPOSIT_REVERSED, _transfer),
@@ -213,6 +217,9 @@ _ENCODERS: dict[type, tuple[Kind, Callable[[Any], _Fields]]] = {
     cmd.SetAccount: (Kind.SET_ACCOUNT, _set_account),
     cmd.SetReference: (Kind.SET_REFERENCE, _set_reference),
     cmd.SetAccountTier: (Kind.SET_ACCOUNT_TIER, _account_tier),
+    cmd.StageTier: (Kind.STAGE_TIER, tier_records.rates),
+    cmd.StageAccountTiers: (Kind.STAGE_ACCOUNT_TIERS, tier_records.members),
+    cmd.SetTiers: (Kind.SET_TIERS, tier_records.batch),
 }
 
 _TRANSFERS: dict[int, Callable[..., cmd.Command]] = {
@@ -318,6 +325,14 @@ def decode(raw: bytes) -> JournalRecord:
         command = _decoded_market(
             (market, asset, aux1, low | high << 64, price, given), (aux2, aux3, account, order_id, quantity), text
         )
+    elif kind == Kind.STAGE_ACCOUNT_TIERS:
+        four = account, order_id, price, quantity
+        command = tier_records.row_of(market, aux1, aux2, four, low, text, given)
+    elif kind == Kind.STAGE_TIER:
+        command = cmd.StageTier(low, aux2, market, price, quantity, given)
+    elif kind == Kind.SET_TIERS:
+        digest = tier_records.sha256_of((account, order_id, price, quantity))
+        command = cmd.SetTiers(low, aux1, aux2, digest, _words(text), given)
     elif kind in _DECODERS:
         command = _DECODERS[kind](side, tif, market, asset, aux1, account, order_id, price, quantity, text, given)
     else:
@@ -359,7 +374,7 @@ _DECODERS: dict[int, Callable[..., cmd.Command]] = {
     Kind.AMEND_ORDER: lambda s, f, m, a, x, c, o, p, q, t, e: cmd.AmendOrder(c, o, p, q, e),
     Kind.OPEN_ACCOUNT: lambda s, f, m, a, x, c, o, p, q, t, e: cmd.OpenAccount(c, _words(t), e),
     Kind.CUT_OFF: lambda s, f, m, a, x, c, o, p, q, t, e: cmd.CutOff(q, e),
-    Kind.SET_TIERS: lambda s, f, m, a, x, c, o, p, q, t, e: cmd.SetTiers(p, q, e, m, _words(t)),
+    Kind.SET_TIER: lambda s, f, m, a, x, c, o, p, q, t, e: cmd.SetTier(p, q, e, m, _words(t)),
     Kind.SET_ACCOUNT_TIER: lambda s, f, m, a, x, c, o, p, q, t, e: cmd.SetAccountTier(c, m, _words(t), e),
     Kind.SET_ASSET: lambda s, f, m, a, x, c, o, p, q, t, e: cmd.SetAsset(a, _words(t), x, e),
     Kind.SET_REFERENCE: lambda s, f, m, a, x, c, o, p, q, t, e: cmd.SetReference(m, p, e, _words(t)),

@@ -146,7 +146,7 @@ class SetAccount:
 
 
 @dataclass(frozen=True, slots=True)
-class SetTiers:
+class SetTier:
     """Set the fee rates of one tier from this sequence on, in parts per million; a negative maker rate is a rebate.
 
     Tier 0 is everybody's until `SetAccountTier` says otherwise. `reference` (may be empty) is an idempotency key.
@@ -165,6 +165,44 @@ class SetAccountTier:
 
     account: int
     tier: int
+    reference: str
+    effective_us: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StageTier:
+    """Row `row` of a batch of tiers: the rates of one tier. Without effect until `SetTiers`; row 0 begins a batch."""
+
+    batch: int
+    row: int
+    tier: int
+    maker_rate_ppm: int
+    taker_rate_ppm: int
+    effective_us: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StageAccountTiers:
+    """Row `row` of a batch of tiers: 1 to 12 accounts that move to one tier."""
+
+    batch: int
+    row: int
+    tier: int
+    accounts: tuple[int, ...]
+    effective_us: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SetTiers:
+    """Put every staged row of a batch in force at this sequence, or none of them; `reference` is the idempotency key.
+
+    `tiers` and `accounts` are how many the rows must hold, `sha256` is their digest (see `staged`).
+    """
+
+    batch: int
+    tiers: int
+    accounts: int
+    sha256: str
     reference: str
     effective_us: int | None = None
 
@@ -367,6 +405,9 @@ TransferCommand = (
     | Reward
     | Adjust
 )
-ConfigurationCommand = SetAsset | SetMarket | SetReference | OpenAccount | SetAccount | SetTiers | SetAccountTier
+TierBatchCommand = StageTier | StageAccountTiers | SetTiers
+ConfigurationCommand = (
+    SetAsset | SetMarket | SetReference | OpenAccount | SetAccount | SetTier | SetAccountTier | TierBatchCommand
+)
 OrderCommand = NewOrder | CancelOrder | CancelAll | ReduceOrder | AmendOrder
 Command = ConfigurationCommand | TransferCommand | OrderCommand | CutOff

@@ -23,7 +23,9 @@ from engine.exchange.events import (
     Rejected,
     RejectReason,
     TierSet,
+    TiersSet,
 )
+from engine.exchange.staged import StagedTiers
 from engine.exchange.state import Account, Asset, EngineState, KeyKind, Market, UsedKey, VenuePrice
 from engine.money import MAX_DECIMALS
 
@@ -159,33 +161,36 @@ def account_changed(seq: int, account: Account) -> AccountChanged:
     )
 
 
-def set_tiers(state: EngineState, record: JournalRecord, command: cmd.SetTiers) -> list[Event]:
+def set_tier(state: EngineState, record: JournalRecord, command: cmd.SetTier) -> list[Event]:
     """Set a tier's rates from here on: 0 ≤ taker ≤ 100 %, and the maker's within ± the taker's.
 
     A rebate above the taker fee, also that of another tier, would pay out what no trade brought in; a maker fee above
     it would exceed the lock.
     """
     maker, taker = command.maker_rate_ppm, command.taker_rate_ppm
-    if not 0 <= taker <= MAX_RATE_PPM or not -taker <= maker <= taker:
+    if not _are_rates(maker, taker):
         return [Rejected(record.seq, RejectReason.INVALID_CONFIGURATION, 0)]
     key = UsedKey(record.seq, command.tier, 0, (maker & _MASK) | taker << 64)
     if command.reference:
-        reason = _used(state, KeyKind.SET_TIERS, command.reference, key)
+        reason = _used(state, KeyKind.SET_TIER, command.reference, key)
         if reason is not None:
             return [Rejected(record.seq, reason, 0)]
     others = [rates for tier, rates in state.tiers.items() if tier != command.tier]
     if any(maker + rates[1] < 0 or rates[0] + taker < 0 for rates in others):
         return [Rejected(record.seq, RejectReason.INVALID_CONFIGURATION, 0)]
     if command.reference:
-        state.transfers[KeyKind.SET_TIERS, command.reference] = key
+        state.transfers[KeyKind.SET_TIER, command.reference] = key
     state.tiers[command.tier] = (maker, taker)
     return [TierSet(record.seq, state.open_day, record.ts_us, command.tier, maker, taker)]
 
 
+def _are_rates(maker: int, taker: int) -> bool:
+    return 0 <= taker <= MAX_RATE_PPM and -taker <= maker <= taker
+
+
 def set_account_tier(state: EngineState, record: JournalRecord, command: cmd.SetAccountTier) -> list[Event]:
     """Put an account into a tier that is set."""
-    account = state.registry.accounts.get(command.account)
-    if account is None:
+    if command.account not in state.registry.accounts:
         return [Rejected(record.seq, RejectReason.UNKNOWN_ACCOUNT, command.account)]
     key = UsedKey(record.seq, command.account, 0, command.tier)
     reason = _used(state, KeyKind.SET_ACCOUNT_TIER, command.reference, key)
@@ -194,8 +199,48 @@ def set_account_tier(state: EngineState, record: JournalRecord, command: cmd.Set
     if reason is not None:
         return [Rejected(record.seq, reason, command.account)]
     state.transfers[KeyKind.SET_ACCOUNT_TIER, command.reference] = key
-    state.registry.add_account(replace(account, tier=command.tier))
+    state.account_tiers[command.account] = command.tier
     return [AccountTierSet(record.seq, state.open_day, record.ts_us, command.account, command.tier)]
+
+
+def stage(state: EngineState, record: JournalRecord, command: cmd.StageTier | cmd.StageAccountTiers) -> list[Event]:
+    """Keep the next row of a batch of tiers, without effect; row 0 discards what an unfinished batch left."""
+    if command.row == 0:
+        state.staged = StagedTiers(command.batch)
+    staged = state.staged
+    if staged is None or (command.batch, command.row) != (staged.batch, len(staged.rows)):
+        return [Rejected(record.seq, RejectReason.TIER_ROWS_MISMATCH, 0)]
+    staged.add(command)
+    return []
+
+
+def set_tiers(state: EngineState, record: JournalRecord, command: cmd.SetTiers) -> list[Event]:
+    """Put a staged batch in force, all of it or nothing; whatever was staged is gone then."""
+    staged, state.staged = state.staged, None
+    key = UsedKey(record.seq, command.batch, 0, int(command.sha256[:32], 16))
+    reason = _used(state, KeyKind.SET_TIERS, command.reference, key)
+    if reason is not None:
+        return [Rejected(record.seq, reason, 0)]
+    if staged is None or not staged.is_what(command):
+        return [Rejected(record.seq, RejectReason.TIER_ROWS_MISMATCH, 0)]
+    rates, moved = staged.rates, staged.accounts
+    tiers = state.tiers | {tier: (maker, taker) for tier, maker, taker in rates}
+    known = state.registry.accounts
+    for tier, accounts in moved:
+        for account in accounts:
+            if account not in known:
+                return [Rejected(record.seq, RejectReason.UNKNOWN_ACCOUNT, account)]
+        if tier not in tiers:
+            return [Rejected(record.seq, RejectReason.INVALID_CONFIGURATION, 0)]
+    whole = all(_are_rates(maker, taker) for _, maker, taker in rates)
+    # No rebate of any tier above the taker fee of any: whoever meets whom, a trade brings in what it pays out.
+    if not whole or min(maker for maker, _ in tiers.values()) + min(taker for _, taker in tiers.values()) < 0:
+        return [Rejected(record.seq, RejectReason.INVALID_CONFIGURATION, 0)]
+    state.transfers[KeyKind.SET_TIERS, command.reference] = key
+    state.tiers = tiers
+    for tier, accounts in moved:
+        state.account_tiers.update(dict.fromkeys(accounts, tier))
+    return [TiersSet(record.seq, state.open_day, record.ts_us, rates, moved)]
 
 
 def cut_off(state: EngineState, record: JournalRecord, command: cmd.CutOff) -> list[Event]:

@@ -22,6 +22,9 @@ _HANDLERS: dict[type, Callable[[EngineState, JournalRecord, Any], list[Event]]] 
     cmd.SetAsset: configuration.set_asset,
     cmd.SetMarket: configuration.set_market,
     cmd.OpenAccount: configuration.open_account,
+    cmd.SetTier: configuration.set_tier,
+    cmd.StageTier: configuration.stage,
+    cmd.StageAccountTiers: configuration.stage,
     cmd.SetTiers: configuration.set_tiers,
     cmd.SetReference: configuration.set_reference,
     cmd.SetAccount: configuration.set_account,
@@ -133,6 +136,10 @@ class ExchangeEngine:
         """The sequence at which a transfer of this kind and reference had its effect."""
         key = self.state.transfers.get((kind, reference))
         return None if key is None else key.seq
+
+    def is_staged(self, command: cmd.SetTiers) -> bool:
+        """Whether the rows of a batch of tiers are all there."""
+        return self.state.staged is not None and self.state.staged.is_what(command)
 
     def cancels_before(self, command: cmd.Command) -> cmd.CancelAll | None:
         """What is submitted before a reversal where orders hold what it takes: coins that are gone must not trade.

@@ -84,6 +84,8 @@ class RejectReason(IntEnum):
     """A bid amended beyond the price that it reserved funds at."""
     UNKNOWN_DEPOSIT = 28
     """A reversal of a deposit that never was, or of another account, asset or amount."""
+    TIER_ROWS_MISMATCH = 29
+    """A row of tiers that is not the next one of its batch, or a batch that is not what is staged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,6 +264,17 @@ class AccountTierSet:
 
 
 @dataclass(frozen=True, slots=True)
+class TiersSet:
+    """A batch of tiers from here on: (tier, maker, taker) in parts per million, and (tier, accounts in it)."""
+
+    engine_seq: int
+    close_day: int
+    sequenced_us: int
+    rates: tuple[tuple[int, int, int], ...]
+    accounts: tuple[tuple[int, tuple[int, ...]], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Rejected:
     """A journalled command that changed nothing."""
 
@@ -294,6 +307,7 @@ Event = (
     | AccountChanged
     | TierSet
     | AccountTierSet
+    | TiersSet
     | OrderAccepted
     | OrderCancelled
     | OrderReduced

@@ -36,7 +36,7 @@ _ORDERS = frozenset(
     )
 )
 _ACCOUNT_COMMANDS = (cmd.OpenAccount, cmd.SetAccount, cmd.SetAccountTier)
-_SHARED = (cmd.SetAsset, cmd.SetMarket, cmd.SetReference, cmd.SetTiers)
+_SHARED = (cmd.SetAsset, cmd.SetMarket, cmd.SetReference, cmd.SetTier, cmd.SetTiers)
 
 
 @dataclass(frozen=True, slots=True)

@@ -133,8 +133,8 @@ class ReplayWorld:
             add_account(self.world, np.uint64(number), self.accounts.add(number))
         account = state.registry.accounts[number]
         row = self.world.accounts[self.accounts.index[number]]
-        row[column.MAY_TRADE], row[column.TIER] = account.may_trade, account.tier
-        row[column.MAKER_RATE], row[column.TAKER_RATE] = state.tiers.get(account.tier, (0, 0))
+        row[column.MAY_TRADE], row[column.TIER] = account.may_trade, state.account_tiers.get(number, 0)
+        row[column.MAKER_RATE], row[column.TAKER_RATE] = state.rates(number)
 
     def _shape(self, number: int, at: int) -> None:
         """Give a new market its levels."""

@@ -10,7 +10,7 @@ else (the deposit that is reversed, the withdrawal that ended, the account that 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from fractions import Fraction
@@ -23,9 +23,14 @@ from engine.exchange.codec import JournalRecord
 from engine.exchange.events import CommandAnswered, Event, Rejected
 from engine.exchange.postings import ONE_SIDED
 from engine.exchange.state import Registry
+from engine.exchange.tier_records import MOST_ACCOUNTS
 from engine.money import MAX_DECIMALS, parse_decimal, to_units
 
 ACCEPTED = "accepted"
+STAGING = "stage_tiers"
+"""What a part of a batch of tiers calls itself on its way to the journal; nobody asks for it by that name."""
+_PART = 250
+"""Rows of one part: 3,000 users."""
 _KINDS: dict[type, str] = {
     cmd.SetAccount: "set_account",
     cmd.CancelAll: "cancel_all",
@@ -34,6 +39,7 @@ _KINDS: dict[type, str] = {
     cmd.DepositReversed: "deposit_reversed",
     cmd.WithdrawalConfirmed: "withdrawal_confirmed",
     cmd.WithdrawalFailed: "withdrawal_failed",
+    cmd.SetTier: "set_tier",
     cmd.SetTiers: "set_tiers",
     cmd.SetAccountTier: "set_account_tier",
     cmd.SetReference: "set_reference",
@@ -92,6 +98,48 @@ def command_of(request: CommandRequest, registry: Registry) -> cmd.Command:
         ) from None
 
 
+def commands_of(request: CommandRequest, registry: Registry) -> list[cmd.Command]:
+    """What is journalled for a request, or for a part of one (see `staging_of`)."""
+    if request.kind != STAGING:
+        return [command_of(request, registry)]
+    given = request.payload
+    batch, first = given["batch"], given["row"]
+    rates: list[cmd.Command] = [cmd.StageTier(batch, first + at, *row) for at, row in enumerate(given["rates"])]
+    first += len(rates)
+    return rates + [
+        cmd.StageAccountTiers(batch, first + at, tier, tuple(accounts))
+        for at, (tier, accounts) in enumerate(given["moves"])
+    ]
+
+
+def staging_of(
+    request: CommandRequest, rates: Sequence[Sequence[int]], moves: Iterable[tuple[int, Sequence[int]]]
+) -> Iterator[CommandRequest]:
+    """The rows of a batch of tiers, in parts that fit a message; they are journalled before their `set_tiers`.
+
+    Args:
+        request: for the `set_tiers`.
+        rates: tier, maker and taker rate of each tier that changes.
+        moves: tier, and the users that move to it.
+    """
+    row, batch = 0, request.payload["batch"]
+
+    def part(rates: Sequence[Sequence[int]], moves: Sequence[tuple[int, Sequence[int]]]) -> CommandRequest:
+        payload = {"batch": batch, "row": row, "rates": rates, "moves": moves}
+        return CommandRequest(request.key, STAGING, request.reference, payload)
+
+    for start in range(0, len(rates), _PART):
+        found = rates[start : start + _PART]
+        yield part(found, ())
+        row += len(found)
+    for tier, users in moves:
+        packed = [(tier, users[at : at + MOST_ACCOUNTS]) for at in range(0, len(users), MOST_ACCOUNTS)]
+        for start in range(0, len(packed), _PART):
+            some = packed[start : start + _PART]
+            yield part((), some)
+            row += len(some)
+
+
 def _set_account(given: Mapping[str, Any], reference: str, registry: Registry) -> cmd.Command:
     """Rights follow from the state where they are not given: active trades, active and restricted withdraw."""
     state = cmd.AccountState[given["state"].upper()]
@@ -112,8 +160,12 @@ def _cancel_all(given: Mapping[str, Any], reference: str, registry: Registry) ->
     return cmd.CancelAll(given["user_id"], market, None, reference)
 
 
+def _set_tier(given: Mapping[str, Any], reference: str, registry: Registry) -> cmd.Command:
+    return cmd.SetTier(given["maker_rate_ppm"], given["taker_rate_ppm"], None, given["tier"], reference)
+
+
 def _set_tiers(given: Mapping[str, Any], reference: str, registry: Registry) -> cmd.Command:
-    return cmd.SetTiers(given["maker_rate_ppm"], given["taker_rate_ppm"], None, given["tier"], reference)
+    return cmd.SetTiers(given["batch"], given["tiers"], given["accounts"], given["sha256"], reference)
 
 
 def _set_account_tier(given: Mapping[str, Any], reference: str, registry: Registry) -> cmd.Command:
@@ -178,6 +230,7 @@ def _set_market(given: Mapping[str, Any], reference: str, registry: Registry) ->
 _OTHERS: dict[str, Callable[[Mapping[str, Any], str, Registry], cmd.Command]] = {
     "set_account": _set_account,
     "cancel_all": _cancel_all,
+    "set_tier": _set_tier,
     "set_tiers": _set_tiers,
     "set_account_tier": _set_account_tier,
     "set_reference": _set_reference,

@@ -3,10 +3,11 @@
 What belongs here: packing and reading a snapshot, its atomic file, `engine_state_hash`.
 What does not: when a snapshot is taken and which one recovery uses (see `snapshots`).
 
-Format 3, little-endian: magic, version; counters; assets; markets with limits; accounts with rights; tiers; balances;
+Format 4, little-endian: magic, version; counters; assets; markets with limits; accounts with rights; tiers; balances;
 fees, external flows and adjustments; debts; idempotency keys; withdrawals in transit; order references of the open day,
 of the one before, and of older orders that rest; last and venue prices; resting orders by market, bids before asks,
-best price first, oldest first; then SHA-256 over all of it. Format 2, without debts and older references, is read too.
+best price first, oldest first; the staged batch of tiers; then SHA-256 over all of it. Format 3, without staged
+tiers, and format 2, without debts and older references either, are read too.
 Every list is length-prefixed and sorted, so two engines in the same state give the same bytes, however they came to it.
 Amounts are two words, low one first; those that may be negative are two's complement.
 """
@@ -20,16 +21,19 @@ from pathlib import Path
 from typing import Any
 
 from engine.exchange.book import Book, Order
-from engine.exchange.commands import AccountState, Hold, MarketLimits, Withdrawal
+from engine.exchange.commands import AccountState, Hold, MarketLimits, StageAccountTiers, StageTier, Withdrawal
 from engine.exchange.engine import ExchangeEngine
 from engine.exchange.errors import JournalWriteError, SnapshotCorruptError
 from engine.exchange.events import TransferKind
 from engine.exchange.journal_writer import write_atomically
+from engine.exchange.staged import StagedTiers
 from engine.exchange.state import Account, Asset, EngineState, Market, UsedKey, UsedOrderKey, VenuePrice
+from engine.exchange.tier_records import MOST_ACCOUNTS
 
 MAGIC = b"CMPLSNAP"
-VERSION = 3
+VERSION = 4
 _WITHOUT_DEBTS = 2
+_WITHOUT_STAGED = 3
 _DIGEST_BYTES = 32
 _LOW = 2**64 - 1
 
@@ -40,6 +44,8 @@ _ASSET = struct.Struct("<HI64s")
 _MARKET = struct.Struct("<HHHQQQ64s" + "QQQQQQqQ")
 _ACCOUNT = struct.Struct("<Q64sB??IH")
 _TIER = struct.Struct("<Hqq")
+_BATCH = struct.Struct("<Q")
+_STAGED = struct.Struct(f"<HqqB{MOST_ACCOUNTS}Q")
 _BALANCE = struct.Struct("<QH8Q")
 _FLOW = struct.Struct("<H6Q")
 _OWED = struct.Struct("<QH2Q")
@@ -123,7 +129,9 @@ def pack(engine: ExchangeEngine) -> bytes:
         _COUNTERS.pack(*counters),
         _list(_ASSET, ((a.asset, a.decimals, a.symbol.encode()) for _, a in sorted(registry.assets.items()))),
         _list(_MARKET, (_market(m) for _, m in sorted(registry.markets.items()))),
-        _list(_ACCOUNT, (_account(a) for _, a in sorted(registry.accounts.items()))),
+        _list(
+            _ACCOUNT, (_account(a, state.account_tiers.get(a.account, 0)) for _, a in sorted(registry.accounts.items()))
+        ),
         _list(_TIER, ((tier, *rates) for tier, rates in sorted(state.tiers.items()))),
         _balances(engine),
         _list(
@@ -172,6 +180,7 @@ def pack(engine: ExchangeEngine) -> bytes:
         )
     )
     parts.append(_orders(engine))
+    parts.append(_staged(state.staged))
     return b"".join(parts)
 
 
@@ -184,8 +193,21 @@ def _market(m: Market) -> tuple[Any, ...]:
     )
 
 
-def _account(a: Account) -> tuple[Any, ...]:
-    return (a.account, a.name.encode(), a.state, a.may_trade, a.may_withdraw, int(a.holds), a.tier)
+def _account(a: Account, tier: int) -> tuple[Any, ...]:
+    return (a.account, a.name.encode(), a.state, a.may_trade, a.may_withdraw, int(a.holds), tier)
+
+
+def _staged(staged: StagedTiers | None) -> bytes:
+    if staged is None:
+        return _list(_BATCH, ()) + _list(_STAGED, ())
+    none = (0,) * MOST_ACCOUNTS
+    rows = (
+        (row.tier, row.maker_rate_ppm, row.taker_rate_ppm, 0, *none)
+        if isinstance(row, StageTier)
+        else (row.tier, 0, 0, len(row.accounts), *row.accounts, *none[len(row.accounts) :])
+        for row in staged.rows
+    )
+    return _list(_BATCH, [(staged.batch,)]) + _list(_STAGED, rows)
 
 
 def _withdrawal(w: Withdrawal) -> tuple[Any, ...]:
@@ -221,7 +243,7 @@ def load(path: Path) -> ExchangeEngine:
     if len(data) < _HEAD.size + _DIGEST_BYTES or hashlib.sha256(body).digest() != digest:
         raise SnapshotCorruptError(path, "its SHA-256 fails")
     magic, version = _HEAD.unpack_from(body)
-    if magic != MAGIC or version not in (_WITHOUT_DEBTS, VERSION):
+    if magic != MAGIC or version not in range(_WITHOUT_DEBTS, VERSION + 1):
         raise SnapshotCorruptError(path, f"format {magic!r} version {version}")
     return _unpack(body, version)
 
@@ -283,7 +305,21 @@ def _unpack(body: bytes, version: int = VERSION) -> ExchangeEngine:
         state.books[market].rest(Order(order_id, account, side, price, quantity, rate, post_only, reserve))
         state.order_market[order_id] = market
         state.account_orders.setdefault(account, set()).add(order_id)
+    _unpack_staged(cursor, state, version)
     return ExchangeEngine(first, state=state)
+
+
+def _unpack_staged(cursor: _Cursor, state: EngineState, version: int) -> None:
+    if version <= _WITHOUT_STAGED:
+        return
+    batches, rows = cursor.rows(_BATCH), cursor.rows(_STAGED)
+    for (batch,) in batches:
+        state.staged = staged = StagedTiers(batch)
+        for at, (tier, maker, taker, count, *accounts) in enumerate(rows):
+            if count:
+                staged.add(StageAccountTiers(staged.batch, at, tier, tuple(accounts[:count])))
+            else:
+                staged.add(StageTier(staged.batch, at, tier, maker, taker))
 
 
 def _unpack_registry(cursor: _Cursor, state: EngineState) -> None:
@@ -296,4 +332,6 @@ def _unpack_registry(cursor: _Cursor, state: EngineState) -> None:
         registry.add_market(Market(market, _text(symbol), base, quote, low | high << 64, tick_lot, limits))
         state.books[market] = Book()
     for account, name, status, trade, withdraw, holds, tier in cursor.rows(_ACCOUNT):
-        registry.add_account(Account(account, _text(name), AccountState(status), trade, withdraw, Hold(holds), tier))
+        registry.add_account(Account(account, _text(name), AccountState(status), trade, withdraw, Hold(holds)))
+        if tier:
+            state.account_tiers[account] = tier

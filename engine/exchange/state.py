@@ -14,6 +14,7 @@ from typing import NamedTuple
 from engine.exchange.book import Book
 from engine.exchange.commands import NO_LIMITS, AccountState, Hold, MarketLimits, Withdrawal
 from engine.exchange.events import RejectReason
+from engine.exchange.staged import StagedTiers
 
 AVAILABLE, LOCKED, STAKED, IN_TRANSIT = 0, 1, 2, 3
 """Places in a balance: a list, because an order touches four of them and a frozen record would cost more than it."""
@@ -51,7 +52,6 @@ class Account:
     may_trade: bool = True
     may_withdraw: bool = True
     holds: Hold = Hold.NONE
-    tier: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +67,9 @@ class KeyKind(IntEnum):
     """Whose idempotency key a reference is, beside those of `TransferKind`; a number is never used again."""
 
     SET_ACCOUNT = 101
-    SET_TIERS = 102
+    SET_TIER = 102
     SET_ACCOUNT_TIER = 103
+    SET_TIERS = 104
 
 
 class UsedKey(NamedTuple):
@@ -156,6 +157,8 @@ class EngineState:
         first_day: first close date, days since 1970; the day before it is genesis.
         open_day: the close date that events belong to now.
         tiers: maker and taker rates in parts per million, by tier.
+        account_tiers: tier by account; one that is not there is in tier 0.
+        staged: rows of a batch of tiers whose end has not come.
         transfers: idempotency keys, (kind, reference) -> what they stood for; kept for ever.
         order_references: client references of orders by account, of the open day, of the one before, and older ones
             whose order rested at the last cut-off: a day's cost must not grow with history, so others are forgotten.
@@ -177,6 +180,8 @@ class EngineState:
     last_ts_us: int = 0
     next_trade_id: int = 1
     tiers: dict[int, tuple[int, int]] = field(default_factory=dict)
+    account_tiers: dict[int, int] = field(default_factory=dict)
+    staged: StagedTiers | None = None
     balances: MutableMapping[tuple[int, int], list[int]] = field(default_factory=dict)
     fees: dict[int, int] = field(default_factory=dict)
     external: dict[int, int] = field(default_factory=dict)
@@ -213,7 +218,7 @@ class EngineState:
 
     def rates(self, account: int) -> tuple[int, int]:
         """Maker and taker rate of an open account, in parts per million."""
-        return self.tiers.get(self.registry.accounts[account].tier, (0, 0))
+        return self.tiers.get(self.account_tiers.get(account, 0), (0, 0))
 
     def row(self, account: int, asset: int) -> list[int]:
         """The changeable balance of an account in an asset, made when it is not there."""

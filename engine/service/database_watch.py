@@ -14,9 +14,10 @@ import asyncio
 import contextlib
 import json
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from engine.errors import ComplineError, UncheckedError
-from engine.exchange.requests import CommandRequest
+from engine.exchange.requests import STAGING, CommandRequest
 from engine.store import books, command_requests
 from engine.store.connect import Connection, connect, typed_errors
 
@@ -101,7 +102,7 @@ class DatabaseWatch:
                 return lines
             found = command_requests.unanswered(self._connection)
             self.waiting = len(found)
-            return [*lines, *_offers(self._fresh(found), settled)]
+            return [*lines, *_offers(self._connection, self._fresh(found), settled)]
 
     def _fresh(self, found: list[CommandRequest]) -> list[CommandRequest]:
         """Those that were not offered lately, in their order."""
@@ -119,7 +120,18 @@ class DatabaseWatch:
         self._rounds += 1
 
 
-def _offers(found: list[CommandRequest], settled: int) -> Iterator[str]:
-    for start in range(0, len(found), _OFFER):
-        rows = [[one.key, one.kind, one.reference, one.payload] for one in found[start : start + _OFFER]]
+def _offers(connection: Connection, found: list[CommandRequest], settled: int) -> Iterator[str]:
+    """Lines in the order of the requests; a part of a batch of tiers has a line of its own."""
+    rows: list[list[Any]] = []
+    for one in found:
+        for part in command_requests.in_parts(connection, one):
+            alone = part.kind == STAGING
+            if rows and (alone or len(rows) == _OFFER):
+                yield json.dumps({"requests": rows, "settled": settled})
+                rows = []
+            rows.append([part.key, part.kind, part.reference, part.payload])
+            if alone:
+                yield json.dumps({"requests": rows, "settled": settled})
+                rows = []
+    if rows:
         yield json.dumps({"requests": rows, "settled": settled})

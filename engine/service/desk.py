@@ -27,7 +27,7 @@ from engine.exchange.events import (
     Transfer,
     TransferKind,
 )
-from engine.exchange.requests import command_of
+from engine.exchange.requests import STAGING, commands_of
 from engine.exchange.sequencer import Sequencer
 from engine.exchange.state import Market
 from engine.exchange.transfers import KINDS
@@ -279,13 +279,19 @@ class Desk:
     def _offered(self, offered: OfferedRequest, at_us: int) -> Reply:
         """Journal what the database asks for, unless it may be in the journal already (see `database_watch`)."""
         request = offered.request
-        name = request.kind, request.reference
+        name = "set_tiers" if request.kind == STAGING else request.kind, request.reference
         if offered.settled < self._started_at or name in self._requested:
             return {"success": True}
         if len(self._requested) >= _REMEMBERED:
             self._requested = {known: seq for known, seq in self._requested.items() if seq > offered.settled}
-        events = self._moved(command_of(request, self.scales.registry), at_us)
-        self._requested[name] = self.sequencer.engine.last_seq
+        events: list[Event] = []
+        for command in commands_of(request, self.scales.registry):
+            if isinstance(command, cmd.SetTiers) and not self.sequencer.engine.is_staged(command):
+                # A full queue left rows out, or they are damaged: all of it is offered again.
+                return {"success": True}
+            events = self._moved(command, at_us)
+        if request.kind != STAGING:
+            self._requested[name] = self.sequencer.engine.last_seq
         rejected = _rejection(events)
         return {"success": True} if rejected is None else {"success": False, "error": _error(rejected)}
 

@@ -87,7 +87,7 @@ class DemoFlow:
             self._send(asset, at_us)
         for market in MARKETS:
             self._send(market.command, at_us)
-        self._send(cmd.SetTiers(self.config.maker_rate_ppm, self.config.taker_rate_ppm), at_us)
+        self._send(cmd.SetTier(self.config.maker_rate_ppm, self.config.taker_rate_ppm), at_us)
         for user in range(1, self.config.users + 1):
             self._send(cmd.OpenAccount(user, f"u-{user:04d}"), at_us)
         for number in range(self.config.makers):

@@ -246,7 +246,7 @@ class _Import:
             if spec.symbol not in registry.market_by_symbol:
                 self._accepted(_set_market(spec), at_us)
         if not self.engine.state.tiers_set:
-            self._accepted(cmd.SetTiers(self.options.maker_rate_ppm, self.options.taker_rate_ppm), at_us)
+            self._accepted(cmd.SetTier(self.options.maker_rate_ppm, self.options.taker_rate_ppm), at_us)
         for user in range(1, self.options.users + 1):
             if user not in registry.accounts:
                 self._accepted(cmd.OpenAccount(user, f"u-{user:04d}"), at_us)

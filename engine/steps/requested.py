@@ -14,7 +14,7 @@ from engine.clock import CloseDate, CutOffs, to_us
 from engine.errors import InputError, UncheckedError
 from engine.exchange.errors import JournalLockedError
 from engine.exchange.live import stamp_us
-from engine.exchange.requests import CommandRequest, command_of
+from engine.exchange.requests import CommandRequest, commands_of
 from engine.exchange.sequencer import Sequencer, open_exchange
 from engine.steps.settling import settle
 from engine.store import command_requests
@@ -59,7 +59,10 @@ def journal_requests(
                     next_step="compare exchange.command_requests.reference with the journal's record",
                 )
             for request in found:
-                _submit(connection, sequencer, request, stamp_us(journal_dir, sequencer.engine, to_us(now)))
+                at_us = stamp_us(journal_dir, sequencer.engine, to_us(now))
+                for part in command_requests.in_parts(connection, request):
+                    _submit(connection, sequencer, part, at_us)
+                connection.rollback()
                 done.add(request.key)
             sequencer.commit()
             settle(connection, journal_dir)
@@ -75,11 +78,11 @@ def _unanswered(connection: Connection) -> list[CommandRequest]:
 def _submit(connection: Connection, sequencer: Sequencer, request: CommandRequest, at_us: int) -> None:
     """Journal one request; what can be no command is answered as such."""
     try:
-        command = command_of(request, sequencer.engine.registry)
-        cancels = sequencer.engine.cancels_before(command)
-        if cancels is not None:
-            sequencer.submit(cancels, at_us)
-        sequencer.submit(command, at_us)
+        for command in commands_of(request, sequencer.engine.registry):
+            cancels = sequencer.engine.cancels_before(command)
+            if cancels is not None:
+                sequencer.submit(cancels, at_us)
+            sequencer.submit(command, at_us)
     except InputError as error:
         with connection.transaction():
             command_requests.refuse(connection, request.key, str(error))

@@ -1,19 +1,28 @@
 """Command requests and what else settlement keeps of commands: requests read and answered, tiers, holds for debts.
 
-What belongs here: the rows of `exchange.command_requests`, `exchange.fee_tiers`, `exchange.user_tiers`.
+What belongs here: the rows of `exchange.command_requests`, `exchange.fee_tiers`, `exchange.user_tiers`, and the batches
+of tiers that a request puts in force.
 What does not: what a request is as a command (see `engine.exchange.requests`), and journals (see `settlement`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import psycopg
 
 from engine.clock import from_day_number, from_us
-from engine.exchange.events import AccountTierSet, CommandAnswered, Event, TierSet, Transfer, TransferKind
-from engine.exchange.requests import CommandRequest
+from engine.exchange.events import (
+    AccountTierSet,
+    CommandAnswered,
+    Event,
+    TierSet,
+    TiersSet,
+    Transfer,
+    TransferKind,
+)
+from engine.exchange.requests import CommandRequest, staging_of
 
 CHANNEL = "command_requests"
 """Notified when a request is committed."""
@@ -48,6 +57,23 @@ def unanswered(connection: psycopg.Connection, limit: int = 500) -> list[Command
         (limit,),
     ).fetchall()
     return [CommandRequest(str(key), str(kind), str(reference), payload) for key, kind, reference, payload in rows]
+
+
+def in_parts(connection: psycopg.Connection, request: CommandRequest) -> Iterator[CommandRequest]:
+    """A request with what is journalled before it: the rows of a batch of tiers."""
+    if request.kind == "set_tiers":
+        batch = (request.payload["batch"],)
+        rates = connection.execute(
+            "SELECT tier, maker_rate_ppm, taker_rate_ppm FROM exchange.tier_batch_rates WHERE batch = %s ORDER BY tier",
+            batch,
+        ).fetchall()
+        moves = connection.execute(
+            "SELECT tier, array_agg(user_id ORDER BY user_id) FROM exchange.tier_batch_users WHERE batch = %s"
+            " GROUP BY tier ORDER BY tier",
+            batch,
+        ).fetchall()
+        yield from staging_of(request, rates, moves)
+    yield request
 
 
 def refuse(connection: psycopg.Connection, key: str, why: str) -> None:
@@ -109,6 +135,9 @@ def _answer(connection: psycopg.Connection, answers: list[CommandAnswered]) -> N
 def _tiers(connection: psycopg.Connection, events: Sequence[Event]) -> None:
     rates = [e for e in events if isinstance(e, TierSet)]
     moves = [e for e in events if isinstance(e, AccountTierSet)]
+    for event in events:
+        if isinstance(event, TiersSet):
+            _batch(connection, event)
     with connection.cursor() as cursor:
         if rates:
             cursor.executemany(
@@ -122,5 +151,25 @@ def _tiers(connection: psycopg.Connection, events: Sequence[Event]) -> None:
             )
 
 
-def _when(event: TierSet | AccountTierSet) -> tuple[object, ...]:
+def _batch(connection: psycopg.Connection, event: TiersSet) -> None:
+    """Every row of a batch, under the one sequence from which all of it applies."""
+    when = dict(zip(("seq", "day", "at"), _when(event), strict=True))
+    tiers, makers, takers = zip(*event.rates, strict=True) if event.rates else ((), (), ())
+    connection.execute(
+        "INSERT INTO exchange.fee_tiers SELECT %(seq)s, %(day)s, %(at)s, r.* FROM unnest(%(tiers)s::integer[],"
+        " %(makers)s::integer[], %(takers)s::integer[]) r ON CONFLICT DO NOTHING",
+        {**when, "tiers": list(tiers), "makers": list(makers), "takers": list(takers)},
+    )
+    connection.execute(
+        "INSERT INTO exchange.user_tiers SELECT %(seq)s, %(day)s, %(at)s, r.* FROM unnest(%(users)s::bigint[],"
+        " %(tiers)s::integer[]) r ON CONFLICT DO NOTHING",
+        {
+            **when,
+            "users": [account for _, accounts in event.accounts for account in accounts],
+            "tiers": [tier for tier, accounts in event.accounts for _ in accounts],
+        },
+    )
+
+
+def _when(event: TierSet | AccountTierSet | TiersSet) -> tuple[object, ...]:
     return event.engine_seq, from_day_number(event.close_day), from_us(event.sequenced_us)

@@ -96,7 +96,7 @@ def journal_of_traffic(directory: Path, orders: int, accounts: int = 2000) -> in
         cmd.SetAsset(3, "ETH", 18),
         cmd.SetMarket(1, "BTC-USDT", 2, 1, 10**4, 1, None, limits),
         cmd.SetMarket(2, "ETH-USDT", 3, 1, 10**15, 10, None, limits),
-        cmd.SetTiers(200, 1000),
+        cmd.SetTier(200, 1000),
     ):
         put(command)
     for account in range(1, accounts + 1):

@@ -30,7 +30,7 @@ _SETUP: list[cmd.Command] = [
     cmd.SetAsset(1, "USDT", 6),
     cmd.SetAsset(2, "ETH", 18),
     cmd.SetMarket(1, "ETH-USDT", 2, 1, 10**15, 10, None, cmd.MarketLimits(band_ppm=200_000, slippage_ppm=50_000)),
-    cmd.SetTiers(-50, 1000),
+    cmd.SetTier(-50, 1000),
     *(cmd.OpenAccount(n, f"u-{n}") for n in range(1, USERS + 1)),
     *(cmd.OpeningBalance(n, a, 10**15 * a**10, f"o-{n}-{a}") for n in range(1, USERS + 1) for a in (1, 2)),
 ]

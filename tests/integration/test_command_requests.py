@@ -139,7 +139,7 @@ def ask_for_everything(book: BookUnderTest) -> list[str]:
     asked: list[tuple[str, str, dict[str, Any]]] = [
         ("s1", "set_account", SUSPEND),
         ("c1", "cancel_all", {"user_id": 1}),
-        ("t1", "set_tiers", {"tier": 3, "maker_rate_ppm": 10, "taker_rate_ppm": 40}),
+        ("t1", "set_tier", {"tier": 3, "maker_rate_ppm": 10, "taker_rate_ppm": 40}),
         ("t2", "set_account_tier", {"user_id": 2, "tier": 3}),
         ("p1", "set_reference", {"market": "BTC-USDT", "price": "60000.123456789", "at": "2030-01-01T00:00:00Z"}),
         ("o1", "open_account", {"user_id": 7001, "account": "late-comer"}),
@@ -148,7 +148,7 @@ def ask_for_everything(book: BookUnderTest) -> list[str]:
         ("m2", "set_market", {**NEW_MARKET, "revision": 1, "band_ppm": 9, "min_notional": "0.5"}),
         ("x7", "set_market", {**NEW_MARKET, "number": 78, "market": "NEW-USDT3", "base_units_per_lot": "3"}),
         ("x1", "set_account", {**SUSPEND, "user_id": 999_999}),
-        ("x2", "set_tiers", {"tier": 4, "maker_rate_ppm": 90, "taker_rate_ppm": 40}),
+        ("x2", "set_tier", {"tier": 4, "maker_rate_ppm": 90, "taker_rate_ppm": 40}),
         ("x3", "reward", {"user_id": 2, "asset": "NOSUCH", "amount": "1"}),
         ("x4", "reward", {"user_id": 2, "asset": "USDT", "amount": "0.000000000000000001"}),
         ("x5", "deposit_reversed", {"user_id": 2, "asset": "USDT", "amount": "1", "reference": "no-such-tx"}),

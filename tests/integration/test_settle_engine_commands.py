@@ -31,8 +31,8 @@ def test_stakes_corrections_and_every_kind_of_order_settle_and_the_day_seals(mak
             cmd.SetAsset(1, "USDT", 6),
             cmd.SetAsset(2, "ETH", 18),
             cmd.SetMarket(1, "ETH-USDT", 2, 1, 10**15, 10, None, cmd.MarketLimits(slippage_ppm=10_000)),
-            cmd.SetTiers(-50, 1000),
-            cmd.SetTiers(0, 500, None, 2),
+            cmd.SetTier(-50, 1000),
+            cmd.SetTier(0, 500, None, 2),
             *(cmd.OpenAccount(n, f"u-{n}") for n in (1, 2)),
         ):
             sequencer.submit(command, before)

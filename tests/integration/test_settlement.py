@@ -422,7 +422,7 @@ def opened_with_balances(directory: Path, config: DemoConfig) -> None:
                     cmd.SetAsset(USDT, "USDT", 6),
                     cmd.SetAsset(ETH, "ETH", 18),
                     cmd.SetMarket(1, "ETH-USDT", ETH, USDT, 10**15, 10),
-                    cmd.SetTiers(0, 1000),
+                    cmd.SetTier(0, 1000),
                     cmd.OpenAccount(A, "alice"),
                     cmd.OpenAccount(B, "bob"),
                     cmd.OpeningBalance(A, USDT, 10_000 * 10**6, "open-a"),

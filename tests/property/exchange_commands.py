@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import replace
+
 from hypothesis import strategies as st
 
 from engine.clock import CutOffRule, from_day_number, to_us
@@ -27,8 +30,8 @@ CONFIGURATION: list[cmd.Command] = [
     cmd.SetMarket(1, "BTC-USDT", 2, 1, 10, 3),
     cmd.SetMarket(9, "ETH-BTC", 7, 2, 10**21, 1, None, LIMITS),
     cmd.SetMarket(300, "BTC-ETH", 2, 7, 1, 10**17 + 1),
-    cmd.SetTiers(-70, 1500),
-    cmd.SetTiers(-200, 700, None, 4),
+    cmd.SetTier(-70, 1500),
+    cmd.SetTier(-200, 700, None, 4),
     *(cmd.OpenAccount(n, f"u-{n}") for n in ACCOUNTS),
     *(cmd.OpeningBalance(n, a, {1: 3000, 2: 4000, 7: HUGE}[a], f"o-{n}-{a}") for n in ACCOUNTS for a in (1, 2, 7)),
 ]
@@ -65,13 +68,53 @@ transfers = st.sampled_from(
 ).flatmap(lambda kind: st.builds(kind, accounts, st.sampled_from([1, 2, 7, 4]), amounts, keys))
 adjustments = st.builds(cmd.Adjust, accounts, st.sampled_from([1, 2, 7]), st.integers(-3000, 3000), keys)
 tiers = st.builds(
-    cmd.SetTiers,
+    cmd.SetTier,
     st.integers(-2000, 3000),
     st.integers(-1, 3000),
     st.none(),
     st.sampled_from([0, 0, 4, 5]),
     st.sampled_from(["", "t1", "t2"]),
 )
+
+
+def batch_of(number: int, rows: list[cmd.StageTier | cmd.StageAccountTiers], reference: str) -> cmd.SetTiers:
+    """The end of a batch that is exactly these rows."""
+    lines = [
+        f"{row.tier}:{row.maker_rate_ppm}:{row.taker_rate_ppm}\n"
+        if isinstance(row, cmd.StageTier)
+        else "".join(f"{row.tier}:{account}\n" for account in row.accounts)
+        for row in rows
+    ]
+    tiers = sum(isinstance(row, cmd.StageTier) for row in rows)
+    accounts = sum(len(row.accounts) for row in rows if isinstance(row, cmd.StageAccountTiers))
+    return cmd.SetTiers(number, tiers, accounts, hashlib.sha256("".join(lines).encode()).hexdigest(), reference)
+
+
+@st.composite
+def tier_batches(draw: st.DrawFn) -> list[cmd.Command]:
+    """A batch whole, torn, torn and then whole, or with a row too many, out of place or changed."""
+    number = draw(st.integers(1, 4))
+    rates = draw(st.dictionaries(st.sampled_from([0, 4, 5]), st.sampled_from([(-70, 900), (10, 400), (-900, 90)])))
+    groups = draw(st.lists(st.tuples(st.sampled_from([0, 4, 5, 6]), st.lists(accounts, min_size=1, max_size=12))))
+    rows: list[cmd.StageTier | cmd.StageAccountTiers] = [
+        cmd.StageTier(number, at, tier, *both) for at, (tier, both) in enumerate(rates.items())
+    ]
+    rows += [cmd.StageAccountTiers(number, len(rates) + at, t, tuple(who)) for at, (t, who) in enumerate(groups)]
+    end = batch_of(number, rows, draw(keys))
+    torn = rows[: draw(st.integers(0, len(rows)))]
+    ways: list[list[cmd.Command]] = [
+        [*rows, end],
+        [*rows, end, *rows, end],
+        [*torn],
+        [*torn, *rows, end],
+        [*torn, end],
+        [*rows, *torn[1:], end],
+        [*rows, replace(end, sha256="0" * 64)],
+        [*rows, replace(end, accounts=end.accounts + 1)],
+    ]
+    return draw(st.sampled_from([ways[0]] * 6 + ways))
+
+
 account_tiers = st.builds(cmd.SetAccountTier, accounts, st.sampled_from([0, 4, 5, 6]), keys)
 rights = st.builds(
     cmd.SetAccount,
@@ -105,4 +148,11 @@ commands = st.sampled_from(
     + [transfers, transfers, adjustments, tiers, account_tiers, rights, market_limits]
 ).flatmap(lambda chosen: chosen)
 steps = st.tuples(commands, st.sampled_from([0, 0, 0, 1, SECOND, 8 * SECOND, HOUR, -HOUR, 30 * HOUR]))
-streams = st.lists(steps, max_size=30) | st.lists(steps, min_size=30, max_size=90)
+batches = st.tuples(tier_batches(), st.sampled_from([0, 1, 30 * HOUR])).map(
+    # A day may end between two rows.
+    lambda both: [(command, both[1] if at == 1 else 0) for at, command in enumerate(both[0])]
+)
+pieces = st.sampled_from([steps.map(lambda one: [one])] * 20 + [batches]).flatmap(lambda chosen: chosen)
+streams = (st.lists(pieces, max_size=30) | st.lists(pieces, min_size=30, max_size=90)).map(
+    lambda found: [one for piece in found for one in piece]
+)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 
 from engine.exchange import commands as cmd
 from engine.exchange.engine import ExchangeEngine
 from engine.exchange.events import Event, TransferKind
 from engine.exchange.sequencer import Sequencer
 from engine.sim.memory_sink import MemorySink
-from tests.property.exchange_commands import ACCOUNTS, CONFIGURATION, FIRST_DAY, HUGE, OPENS_US, RULE, SECOND
+from tests.property.exchange_commands import ACCOUNTS, CONFIGURATION, FIRST_DAY, HUGE, OPENS_US, RULE, SECOND, batch_of
 
 TIF = cmd.TimeInForce
 MARKETS = {1: (2, 1), 9: (7, 2), 300: (2, 7)}
@@ -51,7 +52,8 @@ class Traffic:
             (2, self._answer),
             (3, self._transfer),
             (1, self._reverse),
-            (2, self._configure),
+            (4, self._configure),
+            (2, self._stage),
         ]
         command = rng.choices([make for _, make in choices], [weight for weight, _ in choices])[0]()
         if self.sent and rng.random() < 0.02:
@@ -148,6 +150,19 @@ class Traffic:
             units = rng.randint(-2000, 2000)
         return kind(self._account(), rng.choice((1, 2, 7)), units, self._key())
 
+    def _stage(self) -> cmd.Command:
+        """The next row of a batch, or its end; orders come between them."""
+        rng, staged = self.random, self.engine.state.staged
+        if staged is None or rng.random() < 0.1:
+            self.number += 1
+            return cmd.StageTier(self.number, 0, rng.choice((0, 4)), rng.randint(-100, 150), rng.randint(200, 2500))
+        if len(staged.rows) > 1 and rng.random() < 0.5:
+            end = batch_of(staged.batch, staged.rows, self._key())
+            return end if rng.random() < 0.8 else replace(end, accounts=end.accounts + 1)
+        who = tuple({self._account() for _ in range(rng.randint(1, 4))})
+        row = len(staged.rows) + (rng.random() < 0.05)
+        return cmd.StageAccountTiers(staged.batch, row, rng.choice((0, 4)), who)
+
     def _configure(self) -> cmd.Command:
         rng = self.random
         draw = rng.randrange(6)
@@ -159,7 +174,7 @@ class Traffic:
         if draw == 1:
             return cmd.SetAccountTier(self._account(), rng.choice((0, 4, 6)), self._key())
         if draw == 2:
-            return cmd.SetTiers(rng.randint(-300, 400), rng.randint(200, 2500), None, rng.choice((0, 4)), self._key())
+            return cmd.SetTier(rng.randint(-300, 400), rng.randint(200, 2500), None, rng.choice((0, 4)), self._key())
         if draw == 3:
             return cmd.SetReference(rng.choice((1, 9, 9, 8)), self._price(), self.now - rng.choice((0, 10**7, 10**9)))
         if draw == 4:
@@ -175,7 +190,7 @@ class Traffic:
             return cmd.SetMarket(9, "ETH-BTC", 7, 2, 10**21, 1, None, bounds)
         return rng.choice(
             (
-                cmd.OpenAccount(rng.choice((1, 50)), rng.choice(("u-1", "late"))),
+                cmd.OpenAccount(*rng.choice(((50, "late"), (50, "late"), (1, "late"), (50, "u-1")))),
                 cmd.SetAsset(rng.choice((1, 30)), "LATE", 3),
                 cmd.SetMarket(31, "LATE-USDT", 30, 1, 1, 1),
                 cmd.SetMarket(32, "ZERO-USDT", 2, 1, 1, 0),

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine.errors import InputError
 from engine.exchange import codec
 from engine.exchange import commands as cmd
 from engine.exchange.events import Side
@@ -38,7 +39,10 @@ commands = st.one_of(
     st.builds(cmd.SetAsset, u16, symbols, u32, times),
     st.builds(cmd.SetMarket, u16, symbols, u16, u16, amounts, i64, times, limits),
     st.builds(cmd.OpenAccount, u64, names, times),
-    st.builds(cmd.SetTiers, i64, i64, times, u16, st.just("") | texts),
+    st.builds(cmd.SetTier, i64, i64, times, u16, st.just("") | texts),
+    st.builds(cmd.StageTier, u64, u32, u16, i64, i64, times),
+    st.builds(cmd.StageAccountTiers, u64, u32, u16, st.lists(u64, min_size=1, max_size=12).map(tuple), times),
+    st.builds(cmd.SetTiers, u64, u32, u32, st.binary(min_size=32, max_size=32).map(bytes.hex), texts, times),
     st.builds(cmd.SetAccountTier, u64, u16, texts, times),
     st.builds(cmd.SetAccount, u64, states, st.booleans(), st.booleans(), holds, texts, times),
     st.builds(cmd.SetReference, u16, i64, times, st.just("") | texts),
@@ -93,3 +97,29 @@ def test_kind_of_a_later_version_is_not_guessed(command: cmd.Command, kind: int)
     later[codec.KIND_OFFSET] = kind
     with pytest.raises(ValueError, match=r"later version"):
         codec.decode(bytes(later))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        cmd.StageAccountTiers(1, 0, 2, ()),
+        cmd.StageAccountTiers(1, 0, 2, (7,) * 13),
+        cmd.StageAccountTiers(1, 0, 2, (2**64,)),
+        cmd.StageTier(2**64, 0, 2, 1, 1),
+        cmd.StageTier(1, 2**32, 2, 1, 1),
+        cmd.SetTiers(1, 1, 1, "0" * 63, "t"),
+        cmd.SetTiers(1, 1, 1, "A" * 64, "t"),
+        cmd.SetTiers(1, 1, 1, "0" * 64, ""),
+    ],
+    ids=["no account", "13 accounts", "account", "batch", "row", "short digest", "digest", "no reference"],
+)
+def test_batch_of_tiers_that_fits_no_record_is_refused(command: cmd.Command) -> None:
+    with pytest.raises(InputError):
+        codec.encode(1, 1, command, 0)
+
+
+def test_row_of_tiers_of_more_accounts_than_it_can_hold_is_not_guessed() -> None:
+    raw, _ = codec.encode(1, 1, cmd.StageAccountTiers(1, 0, 2, (7,)), 0)
+    for count in (0, 13):
+        with pytest.raises(ValueError, match="a row of"):
+            codec.decode(raw[:32] + count.to_bytes(4, "little") + raw[36:])

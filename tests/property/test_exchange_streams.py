@@ -32,7 +32,7 @@ CONFIGURATION: list[cmd.Command] = [
     cmd.SetAsset(3, "ETH", 18),
     cmd.SetMarket(1, "BTC-USDT", 2, 1, 10, 3),
     cmd.SetMarket(2, "ETH-BTC", 3, 2, 10**15, 1),
-    cmd.SetTiers(-70, 1500),
+    cmd.SetTier(-70, 1500),
     *(cmd.OpenAccount(n, f"u-{n}") for n in range(1, 5)),
     *(
         cmd.OpeningBalance(n, a, 3000 * 10 ** (15 if a == 3 else 1), f"o-{n}-{a}")
@@ -61,7 +61,7 @@ transfers = st.sampled_from(
     lambda kind: st.builds(kind, accounts, st.sampled_from([1, 2, 3, 4]), st.just(100) | units, references)
 )
 cancels = st.builds(cmd.CancelOrder, accounts, st.integers(1, 60).map(lambda n: n + len(CONFIGURATION) + 1))
-tiers = st.builds(cmd.SetTiers, st.integers(-2000, 3000), st.integers(-1, 3000))
+tiers = st.builds(cmd.SetTier, st.integers(-2000, 3000), st.integers(-1, 3000))
 steps = st.tuples(
     # flatmap, since one_of takes a strategy that is named several times only once.
     st.sampled_from([orders] * 14 + [cancels] * 2 + [transfers] * 3 + [tiers]).flatmap(lambda chosen: chosen),

@@ -67,7 +67,7 @@ def test_window_and_tier_of_ten_thousand_histories_equal_brute_force(make_book: 
     expected = brute_force(fills)
     schedule = schedule_of(SCHEDULE)
     told: dict[int, int] = {}
-    changes = 0
+    changes = days_that_changed = 0
     with book.admin() as owner:
         write_world(owner, users=USERS, days=DAYS)
         write_trades(owner, fills)
@@ -88,10 +88,13 @@ def test_window_and_tier_of_ten_thousand_histories_equal_brute_force(make_book: 
                 assert asked == (len(SCHEDULE) if day == FIRST else 0, len(moved))
                 told = {user: tier for user, tier in tiers.items() if tier}
                 changes += len(moved)
+                days_that_changed += day == FIRST or bool(moved)
         requests = owner.execute(
-            "SELECT kind, count(*) FROM exchange.command_requests GROUP BY 1 ORDER BY 1"
+            "SELECT kind, count(DISTINCT payload ->> 'batch'), sum((payload ->> 'tiers')::integer),"
+            " sum((payload ->> 'accounts')::integer), max(octet_length(payload::text)) < 200"
+            " FROM exchange.command_requests GROUP BY 1"
         ).fetchall()
-        assert requests == [("set_account_tier", changes), ("set_tiers", len(SCHEDULE))]
+        assert requests == [("set_tiers", days_that_changed, len(SCHEDULE), changes, True)]
         current = owner.execute("SELECT user_id, tier FROM positions.user_tiers WHERE tier > 0").fetchall()
         assert dict(current) == told
     assert changes > 5_000

@@ -44,7 +44,7 @@ class Exchange:
         self.engine = ExchangeEngine(FIRST_DAY)
         self.sequencer = Sequencer(self.engine, MemorySink(), cutoff_rule=RULE)
         self.genesis(cmd.SetAsset(USDT, "USDT", 6), cmd.SetAsset(BTC, "BTC", 8))
-        self.genesis(cmd.SetMarket(1, "BTC-USDT", BTC, USDT, 10, 3), cmd.SetTiers(maker_ppm, taker_ppm))
+        self.genesis(cmd.SetMarket(1, "BTC-USDT", BTC, USDT, 10, 3), cmd.SetTier(maker_ppm, taker_ppm))
         self.genesis(*(cmd.OpenAccount(n, f"u-{n}") for n in (1, 2, 3)))
         self.references = 0
 
@@ -178,7 +178,7 @@ def test_resting_bid_never_pays_more_than_the_rate_it_locked_at() -> None:
     exchange.fund(1, BTC, 10_000)
     exchange.fund(2, USDT, 300_030)
     exchange.order(2, BUY, 100, 1000)
-    exchange.send(cmd.SetTiers(500, 1000))
+    exchange.send(cmd.SetTier(500, 1000))
     (trade,) = (e for e in exchange.order(1, SELL, 100, 1000) if isinstance(e, Trade))
     assert (trade.maker_rate_ppm, trade.maker_fee_units) == (100, 30)
     assert (trade.taker_rate_ppm, trade.taker_fee_units) == (1000, 300)
@@ -269,9 +269,9 @@ def test_cancel_releases_the_whole_lock_and_only_the_owner_may() -> None:
         (cmd.SetMarket(1, "X-Y", BTC, USDT, 1, 1), R.INVALID_CONFIGURATION),
         (cmd.OpenAccount(1, "new"), R.INVALID_CONFIGURATION),
         (cmd.OpenAccount(4, "u-1"), R.INVALID_CONFIGURATION),
-        (cmd.SetTiers(-2, 1), R.INVALID_CONFIGURATION),
-        (cmd.SetTiers(2, 1), R.INVALID_CONFIGURATION),
-        (cmd.SetTiers(0, 1_000_001), R.INVALID_CONFIGURATION),
+        (cmd.SetTier(-2, 1), R.INVALID_CONFIGURATION),
+        (cmd.SetTier(2, 1), R.INVALID_CONFIGURATION),
+        (cmd.SetTier(0, 1_000_001), R.INVALID_CONFIGURATION),
     ],
 )
 def test_wrong_command_is_rejected_by_name_and_changes_nothing(command: cmd.Command, reason: RejectReason) -> None:
@@ -413,7 +413,7 @@ def test_reversed_deposit_that_was_never_credited_moves_no_balance_once() -> Non
 
 def test_changes_of_tiers_are_events_that_say_from_which_day_on() -> None:
     exchange = Exchange()
-    (rates,) = exchange.send(cmd.SetTiers(10, 20, None, 3))
+    (rates,) = exchange.send(cmd.SetTier(10, 20, None, 3))
     (moved,) = exchange.send(cmd.SetAccountTier(2, 3, "vip"))
     assert isinstance(rates, TierSet)
     assert (rates.close_day, rates.tier, rates.maker_rate_ppm, rates.taker_rate_ppm) == (FIRST_DAY, 3, 10, 20)

@@ -50,7 +50,7 @@ class Exchange:
         self.send(cmd.SetAsset(USDT, "USDT", 6))
         self.send(cmd.SetAsset(BTC, "BTC", 8))
         self.send(cmd.SetMarket(*LISTING, None, limits))
-        self.send(cmd.SetTiers(100, 1000))
+        self.send(cmd.SetTier(100, 1000))
         for account in (1, 2, 3, 4):
             self.send(cmd.OpenAccount(account, f"u-{account}"))
         self.now = OPENS_US
@@ -310,8 +310,8 @@ def test_account_that_may_not_trade_can_still_cancel_and_its_holds_keep_withdraw
 
 def test_rates_are_those_of_each_accounts_tier_from_its_sequence_on_and_trades_carry_them() -> None:
     exchange = Exchange()
-    exchange.send(cmd.SetTiers(-50, 400, None, 3))
-    assert reason_of(exchange.send(cmd.SetTiers(-401, 900, None, 5))) == R.INVALID_CONFIGURATION
+    exchange.send(cmd.SetTier(-50, 400, None, 3))
+    assert reason_of(exchange.send(cmd.SetTier(-401, 900, None, 5))) == R.INVALID_CONFIGURATION
     exchange.rest(1, SELL, 1000, 10)
     (before,) = (e for e in exchange.order(2, BUY, 1000, 5) if isinstance(e, Trade))
     assert (before.maker_rate_ppm, before.taker_rate_ppm) == (100, 1000)

@@ -31,7 +31,7 @@ def start(directory: Path, rule: CutOffRule = UTC_MIDNIGHT) -> Sequencer:
         cmd.SetAsset(1, "USDT", 6),
         cmd.SetAsset(2, "BTC", 8),
         cmd.SetMarket(1, "BTC-USDT", 2, 1, 10, 3),
-        cmd.SetTiers(100, 1000),
+        cmd.SetTier(100, 1000),
         cmd.OpenAccount(1, "u-1"),
         cmd.OpenAccount(2, "u-2"),
     ):

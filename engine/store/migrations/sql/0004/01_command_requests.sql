@@ -20,7 +20,8 @@ INSERT INTO exchange.command_kinds (kind, required, optional, key) VALUES
     ('deposit_reversed', '{user_id,asset,amount,reference}', '{actor,reason}', 'reference'),
     ('withdrawal_confirmed', '{user_id,asset,amount,reference}', '{actor,reason}', 'reference'),
     ('withdrawal_failed', '{user_id,asset,amount,reference}', '{actor,reason}', 'reference'),
-    ('set_tiers', '{tier,maker_rate_ppm,taker_rate_ppm}', '{}', NULL),
+    ('set_tier', '{tier,maker_rate_ppm,taker_rate_ppm}', '{}', NULL),
+    ('set_tiers', '{batch,tiers,accounts,sha256}', '{}', NULL),
     ('set_account_tier', '{user_id,tier}', '{}', NULL),
     ('set_reference', '{market,price,at}', '{}', NULL),
     ('open_account', '{user_id,account}', '{}', 'account'),
@@ -79,15 +80,16 @@ BEGIN
     IF FOUND THEN RETURN format('field %s is unknown', bad); END IF;
     SELECT e.key INTO bad FROM jsonb_each(payload) e WHERE NOT coalesce(CASE
         WHEN e.key IN ('maker_rate_ppm', 'taker_rate_ppm') THEN jsonb_typeof(e.value) = 'number' AND e.value::text ~ '^-?[0-9]{1,9}$'
-        WHEN e.key IN ('user_id', 'tier', 'number', 'decimals', 'revision', 'quote_units_per_tick_lot', 'min_quantity_lots',
+        WHEN e.key IN ('user_id', 'tier', 'batch', 'tiers', 'accounts', 'number', 'decimals', 'revision', 'quote_units_per_tick_lot', 'min_quantity_lots',
                 'max_quantity_lots', 'band_ppm', 'slippage_ppm', 'reference_max_age_s') THEN
             jsonb_typeof(e.value) = 'number' AND e.value::text ~ '^[0-9]{1,18}$' AND (e.key <> 'user_id' OR e.value::bigint > 0)
                 AND (e.key NOT IN ('tier', 'number') OR e.value::bigint <= 65535)
-                AND (e.key NOT IN ('decimals', 'band_ppm', 'slippage_ppm', 'reference_max_age_s') OR e.value::bigint <= 1000000000)
+                AND (e.key NOT IN ('decimals', 'tiers', 'accounts', 'band_ppm', 'slippage_ppm', 'reference_max_age_s') OR e.value::bigint <= 1000000000)
         WHEN e.key IN ('may_trade', 'may_withdraw') THEN jsonb_typeof(e.value) = 'boolean'
         WHEN e.key = 'holds' THEN jsonb_typeof(e.value) = 'array'
             AND e.value <@ '["break", "sanctions", "dispute", "legal", "closure"]'
         WHEN jsonb_typeof(e.value) <> 'string' THEN false
+        WHEN e.key = 'sha256' THEN e.value #>> '{}' ~ '^[0-9a-f]{64}$'
         WHEN e.key = 'base_units_per_lot' THEN e.value #>> '{}' ~ '^[0-9]{1,38}$'
         WHEN e.key = 'min_notional' THEN e.value #>> '{}' ~ '^[0-9]{1,20}(\.[0-9]{1,18})?$'
         WHEN e.key = 'amount' THEN e.value #>> '{}' ~ '^-?[0-9]{1,20}(\.[0-9]{1,18})?$'
@@ -161,22 +163,24 @@ $$;
 
 -- Fee tiers as the journal set them: in force from a sequence on.
 CREATE TABLE exchange.fee_tiers (
-    engine_seq     bigint PRIMARY KEY,
+    engine_seq     bigint NOT NULL,
     close_date     date NOT NULL,
     sequenced_at   timestamptz NOT NULL,
     tier           integer NOT NULL,
     maker_rate_ppm integer NOT NULL,
-    taker_rate_ppm integer NOT NULL
+    taker_rate_ppm integer NOT NULL,
+    PRIMARY KEY (engine_seq, tier)
 );
 COMMENT ON TABLE exchange.fee_tiers IS 'One row per change of a tier''s rates, in force from its sequence on; settled from the journal.';
 CREATE INDEX fee_tiers_of ON exchange.fee_tiers (tier, engine_seq);
 
 CREATE TABLE exchange.user_tiers (
-    engine_seq   bigint PRIMARY KEY,
+    engine_seq   bigint NOT NULL,
     close_date   date NOT NULL,
     sequenced_at timestamptz NOT NULL,
     user_id      bigint NOT NULL REFERENCES accounts.users,
-    tier         integer NOT NULL
+    tier         integer NOT NULL,
+    PRIMARY KEY (engine_seq, user_id)
 );
 COMMENT ON TABLE exchange.user_tiers IS 'One row per change of a user''s fee tier, in force from its sequence on; a user without a row is in tier 0.';
 CREATE INDEX user_tiers_of ON exchange.user_tiers (user_id, engine_seq);
@@ -186,10 +190,58 @@ CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON exchange.fee_t
 CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON exchange.user_tiers
     FOR EACH STATEMENT EXECUTE FUNCTION close.append_only();
 
-REVOKE EXECUTE ON FUNCTION exchange.request_command(text, text, jsonb), exchange.misfit_of_request(text, jsonb),
+-- A batch of tiers that one command `set_tiers` puts in force: a million users have no place in a payload, so the request names
+-- the batch and its digest, and the rows lie here. The exchange journals them before the command, without effect.
+CREATE TABLE exchange.tier_batches (
+    batch       bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    request_key text NOT NULL UNIQUE
+);
+COMMENT ON TABLE exchange.tier_batches IS 'One row per batch of tiers, with the request that puts all of it in force or nothing.';
+CREATE TABLE exchange.tier_batch_rates (
+    batch          bigint NOT NULL REFERENCES exchange.tier_batches,
+    tier           integer NOT NULL CHECK (tier BETWEEN 0 AND 65535),
+    maker_rate_ppm integer NOT NULL,
+    taker_rate_ppm integer NOT NULL,
+    PRIMARY KEY (batch, tier)
+);
+COMMENT ON TABLE exchange.tier_batch_rates IS 'One row per tier whose rates a batch sets.';
+CREATE TABLE exchange.tier_batch_users (
+    batch   bigint NOT NULL REFERENCES exchange.tier_batches,
+    user_id bigint NOT NULL CHECK (user_id > 0),
+    tier    integer NOT NULL CHECK (tier BETWEEN 0 AND 65535),
+    PRIMARY KEY (batch, user_id)
+);
+COMMENT ON TABLE exchange.tier_batch_users IS 'One row per user whom a batch moves to another tier.';
+CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON exchange.tier_batches
+    FOR EACH STATEMENT EXECUTE FUNCTION close.append_only();
+CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON exchange.tier_batch_rates
+    FOR EACH STATEMENT EXECUTE FUNCTION close.append_only();
+CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON exchange.tier_batch_users
+    FOR EACH STATEMENT EXECUTE FUNCTION close.append_only();
+
+-- Ask for a batch whose rows are written: one request, with their number and digest (the engine's, see exchange/staged.py).
+CREATE FUNCTION exchange.request_tiers(number bigint) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    rates text;
+    users text;
+    many bigint;
+    moved bigint;
+BEGIN
+    SELECT string_agg(format(E'%s:%s:%s\n', tier, maker_rate_ppm, taker_rate_ppm), '' ORDER BY tier), count(*) INTO rates, many
+    FROM exchange.tier_batch_rates WHERE batch = number;
+    SELECT string_agg(tier || ':' || user_id || E'\n', '' ORDER BY tier, user_id), count(*) INTO users, moved
+    FROM exchange.tier_batch_users WHERE batch = number;
+    PERFORM exchange.request_command((SELECT b.request_key FROM exchange.tier_batches b WHERE b.batch = number), 'set_tiers',
+        jsonb_build_object('batch', number, 'tiers', many, 'accounts', moved,
+            'sha256', encode(sha256(convert_to(concat(rates, users), 'UTF8')), 'hex')));
+END $$;
+
+REVOKE EXECUTE ON FUNCTION exchange.request_tiers(bigint), exchange.request_command(text, text, jsonb), exchange.misfit_of_request(text, jsonb),
     exchange.answer_requests(text[], text[], bigint[], text[]), exchange.answer_invalid_request(text, text),
     exchange.guard_command_requests() FROM PUBLIC;
 GRANT SELECT ON exchange.command_kinds, exchange.command_requests, exchange.fee_tiers, exchange.user_tiers TO compline_app, compline_dbt;
+GRANT SELECT ON exchange.tier_batches, exchange.tier_batch_rates, exchange.tier_batch_users TO compline_app;
 GRANT INSERT ON exchange.fee_tiers, exchange.user_tiers TO compline_app;
 GRANT EXECUTE ON FUNCTION exchange.answer_requests(text[], text[], bigint[], text[]),
     exchange.answer_invalid_request(text, text) TO compline_app;

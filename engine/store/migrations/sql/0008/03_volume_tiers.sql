@@ -17,7 +17,6 @@ CREATE TABLE positions.user_tiers (
     user_id     bigint PRIMARY KEY REFERENCES accounts.users,
     tier        integer NOT NULL CHECK (tier >= 0),
     close_date  date NOT NULL,
-    asked       integer NOT NULL,
     request_key text NOT NULL
 );
 COMMENT ON TABLE positions.user_tiers IS 'One row per user whose fee tier a close has changed: the tier last asked of the engine, by which day''s close, and under which request. When it began to apply stands in exchange.user_tiers.';
@@ -27,7 +26,6 @@ CREATE TABLE positions.tier_rates (
     maker_rate_ppm integer NOT NULL,
     taker_rate_ppm integer NOT NULL,
     close_date     date NOT NULL,
-    asked          integer NOT NULL,
     request_key    text NOT NULL
 );
 COMMENT ON TABLE positions.tier_rates IS 'One row per fee tier: the rates last asked of the engine, by which day''s close, and under which request.';
@@ -75,14 +73,18 @@ BEGIN
     RETURN written;
 END $$;
 
--- Ask the engine for what a day's tiers change: rates of tiers first, then the users whose tier is another one. All in the
--- transaction of the day's volumes, once; a day that a later one has overtaken asks for nothing.
+-- Ask the engine for what a day's tiers change: the rates of tiers and the users whose tier is another one, as one command that
+-- applies whole at its own sequence. In the transaction of the day's volumes, once; a day that a later one has overtaken asks
+-- for nothing. What was asked for and refused is asked for again.
 CREATE FUNCTION positions.ask_for_tiers(d date, e bigint) RETURNS TABLE (rates bigint, users bigint)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET work_mem = '256MB' AS $$
 DECLARE
     day close.days;
     schedule jsonb;
-    label text := to_char(d, 'YYYY-MM-DD');
+    label text := concat('tiers:', to_char(d, 'YYYY-MM-DD'), ':');
+    refused text[];
+    key text;
+    number bigint;
 BEGIN
     PERFORM close.fence(d, e);
     SELECT * INTO day FROM close.days WHERE close_date = d FOR UPDATE;
@@ -93,35 +95,32 @@ BEGIN
         RETURN;
     END IF;
     LOCK TABLE positions.user_tiers, positions.tier_rates IN SHARE ROW EXCLUSIVE MODE;
-    WITH changed AS (
-        INSERT INTO positions.tier_rates AS r (tier, maker_rate_ppm, taker_rate_ppm, close_date, asked, request_key)
-        SELECT t.n - 1, (t.tier ->> 1)::integer, (t.tier ->> 2)::integer, d, 1, concat_ws(':', 'rates', label, t.n - 1, 1)
-        FROM jsonb_array_elements(schedule) WITH ORDINALITY t (tier, n) ORDER BY t.n
-        ON CONFLICT (tier) DO UPDATE SET maker_rate_ppm = excluded.maker_rate_ppm, taker_rate_ppm = excluded.taker_rate_ppm,
-            close_date = d, asked = CASE WHEN r.close_date = d THEN r.asked + 1 ELSE 1 END,
-            request_key = concat_ws(':', 'rates', label, r.tier, CASE WHEN r.close_date = d THEN r.asked + 1 ELSE 1 END)
-        WHERE (r.maker_rate_ppm, r.taker_rate_ppm) IS DISTINCT FROM (excluded.maker_rate_ppm, excluded.taker_rate_ppm)
-        RETURNING r.*)
-    SELECT count(exchange.request_command(c.request_key, 'set_tiers', jsonb_build_object('tier', c.tier,
-        'maker_rate_ppm', c.maker_rate_ppm, 'taker_rate_ppm', c.taker_rate_ppm))) INTO rates
-    FROM (SELECT * FROM changed ORDER BY tier) c;
-    -- By the set, as exchange.request_command does one by one: its payloads are made here and fit by construction.
-    WITH changed AS (
-        INSERT INTO positions.user_tiers AS r (user_id, tier, close_date, asked, request_key)
-        SELECT user_id, coalesce(w.tier, 0), d, 1, concat_ws(':', 'tier', label, user_id, 1)
-        FROM (SELECT user_id, tier FROM positions.volume_30d WHERE close_date = d AND version = day.version) w
-        FULL JOIN positions.user_tiers t USING (user_id)
-        WHERE coalesce(w.tier, 0) <> coalesce(t.tier, 0)
-        ON CONFLICT (user_id) DO UPDATE SET tier = excluded.tier, close_date = d,
-            asked = CASE WHEN r.close_date = d THEN r.asked + 1 ELSE 1 END,
-            request_key = concat_ws(':', 'tier', label, r.user_id, CASE WHEN r.close_date = d THEN r.asked + 1 ELSE 1 END)
-        RETURNING r.*),
-    asked AS (
-        INSERT INTO exchange.command_requests (request_key, kind, reference, payload)
-        SELECT c.request_key, 'set_account_tier', c.request_key, jsonb_build_object('user_id', c.user_id, 'tier', c.tier)
-        FROM changed c ORDER BY c.user_id RETURNING 1)
-    SELECT count(*) INTO users FROM asked;
-    IF users > 0 THEN PERFORM pg_notify('command_requests', ''); END IF;
+    SELECT label || 1 + count(*) INTO key FROM exchange.tier_batches b WHERE starts_with(b.request_key, label);
+    SELECT coalesce(array_agg(r.request_key), '{}') INTO refused FROM exchange.command_requests r
+    WHERE r.kind = 'set_tiers' AND r.outcome NOT IN ('accepted', 'duplicate_reference');
+    INSERT INTO positions.tier_rates AS r (tier, maker_rate_ppm, taker_rate_ppm, close_date, request_key)
+    SELECT t.n - 1, (t.tier ->> 1)::integer, (t.tier ->> 2)::integer, d, key
+    FROM jsonb_array_elements(schedule) WITH ORDINALITY t (tier, n) ORDER BY t.n
+    ON CONFLICT (tier) DO UPDATE SET maker_rate_ppm = excluded.maker_rate_ppm, taker_rate_ppm = excluded.taker_rate_ppm,
+        close_date = d, request_key = key
+    WHERE (r.maker_rate_ppm, r.taker_rate_ppm) IS DISTINCT FROM (excluded.maker_rate_ppm, excluded.taker_rate_ppm)
+        OR r.request_key = ANY (refused);
+    GET DIAGNOSTICS rates = ROW_COUNT;
+    INSERT INTO positions.user_tiers AS r (user_id, tier, close_date, request_key)
+    SELECT user_id, coalesce(w.tier, 0), d, key
+    FROM (SELECT user_id, tier FROM positions.volume_30d WHERE close_date = d AND version = day.version) w
+    FULL JOIN positions.user_tiers t USING (user_id)
+    WHERE coalesce(w.tier, 0) <> coalesce(t.tier, 0) OR t.request_key = ANY (refused)
+    ON CONFLICT (user_id) DO UPDATE SET tier = excluded.tier, close_date = d, request_key = key;
+    GET DIAGNOSTICS users = ROW_COUNT;
+    IF rates + users > 0 THEN
+        INSERT INTO exchange.tier_batches (request_key) VALUES (key) RETURNING batch INTO number;
+        INSERT INTO exchange.tier_batch_rates (batch, tier, maker_rate_ppm, taker_rate_ppm)
+        SELECT number, r.tier, r.maker_rate_ppm, r.taker_rate_ppm FROM positions.tier_rates r WHERE r.request_key = key;
+        INSERT INTO exchange.tier_batch_users (batch, user_id, tier)
+        SELECT number, u.user_id, u.tier FROM positions.user_tiers u WHERE u.request_key = key ORDER BY u.user_id;
+        PERFORM exchange.request_tiers(number);
+    END IF;
     RETURN NEXT;
 END $$;
 
