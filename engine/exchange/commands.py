@@ -13,6 +13,10 @@ from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 
 from engine.exchange.events import Side
+from engine.exchange.tier_commands import SetTiers, StageAccountTiers, StageTier, TierRow
+
+__all__ = ["SetTiers", "StageAccountTiers", "StageTier", "TierRow"]
+"""Handed on; everything else here is public as well."""
 
 
 class TimeInForce(IntEnum):
@@ -165,44 +169,6 @@ class SetAccountTier:
 
     account: int
     tier: int
-    reference: str
-    effective_us: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class StageTier:
-    """Row `row` of a batch of tiers: the rates of one tier. Without effect until `SetTiers`; row 0 begins a batch."""
-
-    batch: int
-    row: int
-    tier: int
-    maker_rate_ppm: int
-    taker_rate_ppm: int
-    effective_us: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class StageAccountTiers:
-    """Row `row` of a batch of tiers: 1 to 12 accounts that move to one tier."""
-
-    batch: int
-    row: int
-    tier: int
-    accounts: tuple[int, ...]
-    effective_us: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class SetTiers:
-    """Put every staged row of a batch in force at this sequence, or none of them; `reference` is the idempotency key.
-
-    `tiers` and `accounts` are how many the rows must hold, `sha256` is their digest (see `staged`).
-    """
-
-    batch: int
-    tiers: int
-    accounts: int
-    sha256: str
     reference: str
     effective_us: int | None = None
 
@@ -405,9 +371,8 @@ TransferCommand = (
     | Reward
     | Adjust
 )
-TierBatchCommand = StageTier | StageAccountTiers | SetTiers
 ConfigurationCommand = (
-    SetAsset | SetMarket | SetReference | OpenAccount | SetAccount | SetTier | SetAccountTier | TierBatchCommand
+    SetAsset | SetMarket | SetReference | OpenAccount | SetAccount | SetTier | SetAccountTier | TierRow | SetTiers
 )
 OrderCommand = NewOrder | CancelOrder | CancelAll | ReduceOrder | AmendOrder
 Command = ConfigurationCommand | TransferCommand | OrderCommand | CutOff

@@ -203,7 +203,7 @@ def set_account_tier(state: EngineState, record: JournalRecord, command: cmd.Set
     return [AccountTierSet(record.seq, state.open_day, record.ts_us, command.account, command.tier)]
 
 
-def stage(state: EngineState, record: JournalRecord, command: cmd.StageTier | cmd.StageAccountTiers) -> list[Event]:
+def stage(state: EngineState, record: JournalRecord, command: cmd.TierRow) -> list[Event]:
     """Keep the next row of a batch of tiers, without effect; row 0 discards what an unfinished batch left."""
     if command.row == 0:
         state.staged = StagedTiers(command.batch)

@@ -31,12 +31,12 @@ class StagedTiers:
     """
 
     batch: int
-    rows: list[cmd.StageTier | cmd.StageAccountTiers] = field(default_factory=list)
+    rows: list[cmd.TierRow] = field(default_factory=list)
     # The rows come between orders, their end in one command: what can be summed before it is.
     _digest: Any = field(default_factory=hashlib.sha256)
     _accounts: int = 0
 
-    def add(self, row: cmd.StageTier | cmd.StageAccountTiers) -> None:
+    def add(self, row: cmd.TierRow) -> None:
         """Stage the next row."""
         self.rows.append(row)
         if isinstance(row, cmd.StageTier):

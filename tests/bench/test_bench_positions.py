@@ -14,7 +14,10 @@ from typing import Any
 import psycopg
 import pytest
 
+from engine.clock import day_number
 from engine.close.policy import Policy
+from engine.exchange.events import TiersSet
+from engine.store import command_requests
 from tests.fixtures.books import MakeBook
 from tests.fixtures.histories import FIRST, leased, write_world
 
@@ -96,6 +99,19 @@ def test_figures(make_book: MakeBook, capsys: pytest.CaptureFixture[str]) -> Non
                 f" floor {floor:.2f} s ({volumes / floor:.1f}x); tiers asked for {row[1]:,} users: {asked:.2f} s,"
                 f" none again: {again:.2f} s"
             )
+            with book.app(autocommit=False) as app:
+                moves = app.execute(
+                    "SELECT tier, array_agg(user_id) FROM exchange.tier_batch_users GROUP BY 1 ORDER BY 1"
+                ).fetchall()
+                found = tuple((int(tier), tuple(users)) for tier, users in moves)
+                before = cpu(app)
+                event = TiersSet(TRADES + 9, day_number(DAY), 0, ((0, 1, 2),), found)
+                command_requests.settle_commands(app, [event])
+                settled = cpu(app) - before
+                app.commit()
+            rows = "SELECT * FROM exchange.user_tiers"
+            floor = floor_of(owner, ("finance.bare_t", "engine_seq, user_id", rows))
+            lines.append(f"their batch settled: {settled:.2f} s, floor {floor:.2f} s ({settled / floor:.1f}x)")
             swept, done = timed(
                 owner, "SELECT rows, journals FROM ledger.sweep_fees(%s, %s, 'bench')", DAY, epochs[DAY]
             )

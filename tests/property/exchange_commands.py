@@ -77,7 +77,7 @@ tiers = st.builds(
 )
 
 
-def batch_of(number: int, rows: list[cmd.StageTier | cmd.StageAccountTiers], reference: str) -> cmd.SetTiers:
+def batch_of(number: int, rows: list[cmd.TierRow], reference: str) -> cmd.SetTiers:
     """The end of a batch that is exactly these rows."""
     lines = [
         f"{row.tier}:{row.maker_rate_ppm}:{row.taker_rate_ppm}\n"
@@ -96,9 +96,7 @@ def tier_batches(draw: st.DrawFn) -> list[cmd.Command]:
     number = draw(st.integers(1, 4))
     rates = draw(st.dictionaries(st.sampled_from([0, 4, 5]), st.sampled_from([(-70, 900), (10, 400), (-900, 90)])))
     groups = draw(st.lists(st.tuples(st.sampled_from([0, 4, 5, 6]), st.lists(accounts, min_size=1, max_size=12))))
-    rows: list[cmd.StageTier | cmd.StageAccountTiers] = [
-        cmd.StageTier(number, at, tier, *both) for at, (tier, both) in enumerate(rates.items())
-    ]
+    rows: list[cmd.TierRow] = [cmd.StageTier(number, at, tier, *both) for at, (tier, both) in enumerate(rates.items())]
     rows += [cmd.StageAccountTiers(number, len(rates) + at, t, tuple(who)) for at, (t, who) in enumerate(groups)]
     end = batch_of(number, rows, draw(keys))
     torn = rows[: draw(st.integers(0, len(rows)))]

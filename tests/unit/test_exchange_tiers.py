@@ -18,7 +18,7 @@ from tests.property.exchange_commands import batch_of
 from tests.unit.test_exchange_engine import BTC, BUY, FIRST_DAY, OPENS_US, SELL, USDT, Exchange, reason_of
 
 R = RejectReason
-ROWS: list[cmd.StageTier | cmd.StageAccountTiers] = [
+ROWS: list[cmd.TierRow] = [
     cmd.StageTier(7, 0, 0, 90, 900),
     cmd.StageTier(7, 1, 1, -50, 400),
     cmd.StageAccountTiers(7, 2, 1, (1, 2)),
@@ -26,7 +26,7 @@ ROWS: list[cmd.StageTier | cmd.StageAccountTiers] = [
 END = batch_of(7, ROWS, "tiers:2026-03-02:1")
 
 
-def stage(exchange: Exchange, rows: list[cmd.StageTier | cmd.StageAccountTiers]) -> None:
+def stage(exchange: Exchange, rows: list[cmd.TierRow]) -> None:
     for row in rows:
         assert exchange.send(row) == []
 
@@ -88,7 +88,7 @@ def test_batch_applies_whole_from_its_own_sequence_and_orders_keep_the_rate_they
     ],
 )
 def test_batch_that_is_not_what_is_staged_or_cannot_be_changes_nothing(
-    rows: list[cmd.StageTier | cmd.StageAccountTiers], end: cmd.SetTiers | None, reason: RejectReason
+    rows: list[cmd.TierRow], end: cmd.SetTiers | None, reason: RejectReason
 ) -> None:
     exchange = Exchange()
     before = snapshot.pack(exchange.engine)[64:]
@@ -101,7 +101,7 @@ def test_batch_that_is_not_what_is_staged_or_cannot_be_changes_nothing(
 
 def test_rates_that_would_be_refused_one_after_the_other_apply_as_a_whole() -> None:
     exchange = Exchange(-80, 1000)
-    both: list[cmd.StageTier | cmd.StageAccountTiers] = [cmd.StageTier(1, 0, 4, 0, 50), cmd.StageTier(1, 1, 0, -40, 60)]
+    both: list[cmd.TierRow] = [cmd.StageTier(1, 0, 4, 0, 50), cmd.StageTier(1, 1, 0, -40, 60)]
     assert reason_of(exchange.send(cmd.SetTier(0, 50, None, 4))) == R.INVALID_CONFIGURATION
     stage(exchange, both)
     assert isinstance(exchange.send(batch_of(1, both, "t"))[0], TiersSet)
@@ -114,7 +114,7 @@ def test_row_out_of_its_place_is_refused_and_the_first_row_of_a_batch_discards_w
     assert reason_of(exchange.send(ROWS[2])) == R.TIER_ROWS_MISMATCH
     assert reason_of(exchange.send(replace(ROWS[1], batch=8))) == R.TIER_ROWS_MISMATCH
     stage(exchange, ROWS[1:])
-    other: list[cmd.StageTier | cmd.StageAccountTiers] = [cmd.StageTier(8, 0, 0, 1, 2)]
+    other: list[cmd.TierRow] = [cmd.StageTier(8, 0, 0, 1, 2)]
     stage(exchange, other)
     assert reason_of(exchange.send(END)) == R.TIER_ROWS_MISMATCH
     stage(exchange, other)
