@@ -137,9 +137,13 @@ class ExchangeEngine:
         key = self.state.transfers.get((kind, reference))
         return None if key is None else key.seq
 
-    def is_staged(self, command: cmd.SetTiers) -> bool:
-        """Whether the rows of a batch of tiers are all there."""
-        return self.state.staged is not None and self.state.staged.is_what(command)
+    def lacks_rows(self, command: cmd.SetTiers) -> bool:
+        """Whether rows of a batch of tiers have yet to be staged; rows that are too many or wrong are refused."""
+        staged = self.state.staged
+        if staged is None or staged.batch != command.batch:
+            return True
+        tiers, accounts = staged.counts
+        return tiers < command.tiers or accounts < command.accounts
 
     def cancels_before(self, command: cmd.Command) -> cmd.CancelAll | None:
         """What is submitted before a reversal where orders hold what it takes: coins that are gone must not trade.

@@ -47,6 +47,11 @@ class StagedTiers:
         self._digest.update(text.encode())
 
     @property
+    def counts(self) -> tuple[int, int]:
+        """How many tiers and how many accounts."""
+        return sum(1 for row in self.rows if isinstance(row, cmd.StageTier)), self._accounts
+
+    @property
     def rates(self) -> tuple[Rates, ...]:
         """The rates of every tier that the batch sets."""
         return tuple(
@@ -60,6 +65,5 @@ class StagedTiers:
 
     def is_what(self, command: cmd.SetTiers) -> bool:
         """Whether a command names these rows, all of them and nothing else."""
-        tiers = sum(1 for row in self.rows if isinstance(row, cmd.StageTier))
-        found = (self.batch, tiers, self._accounts, self._digest.hexdigest())
+        found = (self.batch, *self.counts, self._digest.hexdigest())
         return found == (command.batch, command.tiers, command.accounts, command.sha256)

@@ -286,8 +286,8 @@ class Desk:
             self._requested = {known: seq for known, seq in self._requested.items() if seq > offered.settled}
         events: list[Event] = []
         for command in commands_of(request, self.scales.registry):
-            if isinstance(command, cmd.SetTiers) and not self.sequencer.engine.is_staged(command):
-                # A full queue left rows out, or they are damaged: all of it is offered again.
+            if isinstance(command, cmd.SetTiers) and self.sequencer.engine.lacks_rows(command):
+                # A full queue left them out: all of it is offered again.
                 return {"success": True}
             events = self._moved(command, at_us)
         if request.kind != STAGING:

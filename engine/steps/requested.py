@@ -60,9 +60,11 @@ def journal_requests(
                 )
             for request in found:
                 at_us = stamp_us(journal_dir, sequencer.engine, to_us(now))
-                for part in command_requests.in_parts(connection, request):
-                    _submit(connection, sequencer, part, at_us)
+                parts = list(command_requests.in_parts(connection, request))
+                # A refusal is a transaction of its own.
                 connection.rollback()
+                for part in parts:
+                    _submit(connection, sequencer, part, at_us)
                 done.add(request.key)
             sequencer.commit()
             settle(connection, journal_dir)

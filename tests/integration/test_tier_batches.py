@@ -155,8 +155,13 @@ def test_served_exchange_journals_a_batch_in_parts_and_applies_it_once(served: S
         assert served.book.value(query, key) == "accepted"
         served.kill()
         served.start()
+    with served.book.admin() as owner, owner.transaction():
+        changed = ask_for_tiers(owner, "tiers:changed", [(9, 1, 500)], users)
+        owner.execute("INSERT INTO exchange.tier_batch_users (batch, user_id, tier) VALUES (%s, 16, 1)", (changed,))
+    served.until(lambda: served.book.value(query, "tiers:changed") is not None, "the changed batch is answered")
+    assert served.book.value(query, "tiers:changed") == "tier_rows_mismatch"
     with JournalReader(journal_path(served.directory)) as reader:
         ends = [record.seq for record in reader.records() if isinstance(record.command, cmd.SetTiers)]
-    assert len(ends) == 3
-    assert applied(served.book, "tiers:2") == ("accepted", ends[-1], ends[-1:], 8)
-    assert served.book.value("SELECT count(*) FROM exchange.fee_tiers WHERE engine_seq = %s", ends[-1]) == 300
+    assert len(ends) == 4
+    assert applied(served.book, "tiers:2") == ("accepted", ends[2], [ends[2]], 8)
+    assert served.book.value("SELECT count(*) FROM exchange.fee_tiers WHERE engine_seq = %s", ends[2]) == 300
