@@ -31,6 +31,7 @@ from pipelines.cli.output import errors, out, put_json, put_table
 
 app = typer.Typer(help="Accounts: states, holds, reviews, closures.", no_args_is_help=True)
 app.add_typer(accounts_hold.app, name="hold")
+app.command("release")(accounts_hold.release)
 app.add_typer(accounts_kyc.app, name="kyc")
 app.add_typer(accounts_closure.app, name="closure")
 accounts_adjust.register(app)

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from engine.errors import UsageError
 from engine.store import accounts
 from pipelines.cli.account_options import By, Reason, Second, Who, changing, put_done
 from pipelines.cli.options import BookName, DryRun, Json, opened
@@ -31,6 +32,10 @@ def open_hold(
 ) -> None:
     """Open a hold: withdrawals of the account stop, in the exchange too."""
     with errors(as_json=as_json):
+        if kind == "closure":
+            raise UsageError(
+                "a closure hold belongs to a request of its user", next_step="compline accounts closure request"
+            )
         there = opened(book)
         with changing(there, dry_run=dry_run) as connection:
             user = accounts.find(connection, who)

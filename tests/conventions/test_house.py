@@ -63,6 +63,7 @@ WRITES = [
     ("accounts", "transition"),
     ("accounts", "hold", "open"),
     ("accounts", "hold", "release"),
+    ("accounts", "release"),
     ("accounts", "kyc", "event"),
     ("accounts", "kyc", "serve"),
     ("accounts", "closure", "request"),

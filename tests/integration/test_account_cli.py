@@ -82,6 +82,8 @@ def test_holds_reviews_and_closures_from_the_command_line(lifecycle: BookUnderTe
     assert run(lifecycle, *release)[1]["error"] == GateError.__name__
     assert run(lifecycle, *release, "--second", "cas")[0] == 0
     assert run(lifecycle, *release, "--second", "cas")[1]["error"] == HoldRefusedError.__name__
+    by_hand = ("hold", "open", user, "closure", "--reference", "c2", "--reason", "leaves", "--by", "ann")
+    assert run(lifecycle, *by_hand)[0] == 64
     assert run(lifecycle, "closure", "request", user, "--by", "the user")[0] == 0
     assert run(lifecycle, "closure", "finish", "--by", "ann", "--dry-run")[0] == 0
     assert run(lifecycle, "closure", "reverse", user, "--by", "the user", "--reason", "stays")[0] == 0

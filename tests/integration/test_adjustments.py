@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
+from engine.accounts.errors import NotYetError
 from engine.canonical import sha256_jcs
 from engine.clock import now
 from engine.errors import ComplineError, ConflictError, GateError, InputError, LedgerRefusedError
@@ -306,6 +307,20 @@ def test_account_that_receives_nothing_is_credited_nothing_and_may_be_debited(sh
         with pytest.raises(LedgerRefusedError, match=f"user {user} is {state} and receives nothing"):
             ask(shared, "1", f"T-{state}", user=user)
     assert ask(shared, "-1", "T-back", user=9, reason_code="recovery").status == "requested"
+
+
+def test_account_does_not_end_while_coins_are_on_their_way(shared: BookUnderTest) -> None:
+    set_cap(shared, "USDT")
+    end = {"authority": "operator", "actor": "ann", "reason": "never used"}
+    with shared.app() as app:
+        number, _ = accounts.onboard(app, "adj-ends")
+        accounts.transition(app, number, "kyc_approved", authority="kyc_provider", actor="sumsub")
+        reference = approve_adjustment(shared, number, "USDT", "1", "T-way")
+        with pytest.raises(NotYetError, match=f"adjust {reference} awaits the engine"), typed_errors():
+            accounts.transition(app, number, "closed", **end)
+        journal(shared)
+        with pytest.raises(NotYetError, match="1 USDT in adj-ends"), typed_errors():
+            accounts.transition(app, number, "closed", **end)
 
 
 def test_reason_and_engine_agree_on_who_pays(sealed_book: BookUnderTest) -> None:

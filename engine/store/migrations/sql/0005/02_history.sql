@@ -98,6 +98,13 @@ BEGIN
         IF found IS NOT NULL THEN
             PERFORM close.refuse('CL022', format('user %s cannot be closed: %s', t.user_id, found), 'balances are zero before an account ends');
         END IF;
+        -- What was approved arrives although the account is empty now.
+        SELECT string_agg(q.kind || ' ' || q.reference, ', ' ORDER BY q.request_no) INTO found FROM exchange.command_requests q
+            WHERE q.outcome IS NULL AND q.kind IN ('adjust', 'reward') AND (q.payload ->> 'user_id')::bigint = t.user_id;
+        IF found IS NOT NULL THEN
+            PERFORM close.refuse('CL022', format('user %s cannot be closed: %s awaits the engine''s answer', t.user_id, found),
+                'coins that are on their way arrive first');
+        END IF;
         IF t.authority = 'user_request' AND NOT EXISTS (SELECT FROM accounts.closures c
                 WHERE c.user_id = t.user_id AND c.ended_at IS NULL AND c.ends_at <= clock_timestamp()) THEN
             PERFORM close.refuse('CL022', format('user %s has no closure request whose days are over', t.user_id),
