@@ -67,12 +67,18 @@ def find_or_make(home: Path) -> Place:
         home: the home, already created.
 
     Raises:
-        LocalServerError: no folder can be written that the server's user can enter.
+        LocalServerError: no folder can be written that the server's user can enter, or it cannot enter that of its data.
     """
     folder = remembered_folder(home)
     user = run_as.choose(folder / "data")
     if (folder / "data").exists() and run_as.can_enter(user, folder):
         return Place(folder, folder != home / "postgres", user)
+    if (folder / "data").exists():
+        # Never another place beside data that is there: a check that failed must not look like an empty book.
+        raise LocalServerError(
+            f"user {user.name}, who owns the data in {folder}, cannot enter that folder",
+            next_step=f"let others pass through the folders above it (`chmod o+x`), or move {home} back",
+        )
     inside = home / "postgres"
     try:
         inside.mkdir(mode=0o755, exist_ok=True)
@@ -81,11 +87,6 @@ def find_or_make(home: Path) -> Place:
         raise from_os_error(error, inside) from error
     if run_as.can_enter(user, inside):
         return Place(inside, False, user)
-    if (inside / "data").exists():
-        raise LocalServerError(
-            f"user {user.name}, who owns the data in {inside}, can no longer enter that folder",
-            next_step=f"let others pass through the folders above it (`chmod o+x`), or move {home} back",
-        )
     return Place(_make_outside(home), True, user)
 
 

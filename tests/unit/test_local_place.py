@@ -1,0 +1,31 @@
+"""Where the embedded Postgres keeps its data: a place with data in it is never left for another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipelines.local import postgres_place, run_as
+from pipelines.local.errors import LocalServerError
+from pipelines.local.files import make_home, read_state, write_state
+
+
+@pytest.mark.parametrize("outside", [True, False])
+def test_data_whose_folder_cannot_be_entered_is_not_left_for_a_new_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, outside: bool
+) -> None:
+    home = make_home(tmp_path / "home")
+    folder = tmp_path / "elsewhere" if outside else home / "postgres"
+    (folder / "data").mkdir(parents=True)
+    if outside:
+        write_state(folder / "home.json", {"home": str(home)})
+        write_state(postgres_place.state_file(home), {"outside": str(folder), "port": 5})
+    before = read_state(postgres_place.state_file(home))
+    monkeypatch.setattr(run_as, "can_enter", lambda user, where: False)
+    monkeypatch.setattr(postgres_place, "OUTSIDE_PARENTS", (tmp_path / "new",))
+    (tmp_path / "new").mkdir()
+    with pytest.raises(LocalServerError, match="cannot enter"):
+        postgres_place.find_or_make(home)
+    assert read_state(postgres_place.state_file(home)) == before
+    assert list((tmp_path / "new").iterdir()) == []
