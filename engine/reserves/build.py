@@ -51,7 +51,11 @@ class TreeKernel(StrEnum):
 
 @dataclass
 class Timings:
-    """Seconds of a build by part: `keys` (users' keys, secrets, tags), `order`, `tree` (leaves placed, levels)."""
+    """Seconds of a build by part: `keys` (users' keys, secrets, tags), `order`, `tree` (leaves, levels), `write`.
+
+    Levels and positions are computed in mapped files, whose pages reach the disk when the system likes: `write` is
+    leaves, names and the room for those files.
+    """
 
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -140,8 +144,8 @@ class ArenaBuilder:
             self._spread(
                 len(keys), lambda scratch, words, start, end: self._derive(block, keys, scratch, words, start, end)
             )
-            for number in np.unique(block.assets):
-                self._add_asset(self._of(int(number)), block, keys, block.assets == number)
+        for number in np.unique(block.assets):
+            self._add_asset(self._of(int(number)), block, keys, block.assets == number)
 
     def _derive(self, block: AccountBlock, keys: Array, scratch: Array, words: Array, start: int, end: int) -> None:
         leaf_kernels.derive_keys(
@@ -197,11 +201,13 @@ class ArenaBuilder:
                 out[start * chunks : end * chunks],
             )
 
-        self._spread(len(rows), part)
-        with open(growing.files.draft / "live", "ab") as live:
-            live.write(out.data)
-        with open(growing.files.draft / "accounts", "ab") as names:
-            names.write(block.names[rows].tobytes())
+        with self.timings.of("keys"):
+            self._spread(len(rows), part)
+        with self.timings.of("write"):
+            with open(growing.files.draft / "live", "ab") as live:
+                live.write(out.data)
+            with open(growing.files.draft / "accounts", "ab") as names:
+                names.write(block.names[rows].tobytes())
         growing.accounts += len(rows)
         growing.total += _sum(amounts)
 
@@ -226,8 +232,9 @@ class ArenaBuilder:
         height = tree_height(live_count, self._policy.heights)
         files = growing.files
         live = np.memmap(files.draft / "live", np.uint8, "r", shape=(live_count, NODE_BYTES))
-        nodes = files.array("nodes", np.dtype(np.uint8), ((2 << height) - 1) * NODE_BYTES).reshape(-1, NODE_BYTES)
-        positions = files.array("positions", np.dtype("<u8"), live_count)
+        with self.timings.of("write"):
+            nodes = files.array("nodes", np.dtype(np.uint8), ((2 << height) - 1) * NODE_BYTES).reshape(-1, NODE_BYTES)
+            positions = files.array("positions", np.dtype("<u8"), live_count)
         with self.timings.of("order"):
             order = self._order(growing.asset, height)
         with self.timings.of("tree"):
@@ -235,9 +242,10 @@ class ArenaBuilder:
             self._climb(nodes, height)
         root = nodes[-1].tobytes()
         entry = AssetEntry(growing.asset, growing.decimals, height, root[:32].hex(), int.from_bytes(root[32:], "big"))
-        del live, nodes, positions
-        (files.draft / "live").unlink()
-        files.finish(entry, ctx=self._ctx, chunks=self._policy.chunks, accounts=growing.accounts)
+        with self.timings.of("write"):
+            del live, nodes, positions
+            (files.draft / "live").unlink()
+            files.finish(entry, ctx=self._ctx, chunks=self._policy.chunks, accounts=growing.accounts)
         return BuiltTree(entry, growing.accounts)
 
     def _place(self, asset: str, order: Array, live: Array, positions: Array, nodes: Array) -> None:
