@@ -67,7 +67,7 @@ def find_or_make(home: Path) -> Place:
         home: the home, already created.
 
     Raises:
-        LocalServerError: no folder can be written that the server's user can enter, or it cannot enter that of its data.
+        LocalServerError: no folder can be written that the server's user can enter, or cannot enter that of its data.
     """
     folder = remembered_folder(home)
     user = run_as.choose(folder / "data")
