@@ -42,6 +42,13 @@ def test_a_whole_history_is_valid(folder, log, anchor):
     run = run_verifier("history", _history(folder, log, range(4)), *anchor)
     assert run.code == 0, run.said
     assert run.said.count("account acct-1") == 4
+    assert "not in this folder" not in run.said
+
+
+def test_entries_after_the_last_file_are_said(folder, log, anchor):
+    """A correction of the last date cannot be told from a later date by files that are not there."""
+    run = run_verifier("history", _history(folder, log, [1, 2]), *anchor)
+    assert (run.code, "1 later entries of the log are not in this folder" in run.said) == (0, True)
 
 
 def test_a_missing_day_is_a_gap(folder, log, anchor):

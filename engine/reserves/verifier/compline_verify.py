@@ -739,6 +739,13 @@ def command_history(args: argparse.Namespace, answer: Answer) -> None:
         answer.lines += own.lines + ([] if proof.statement else ["  no balance is stated"])
         if not proof.anchored:
             answer.open.append(f"{proof.manifest.value['close_date']} NOT anchored: it takes {trust.missing()}")
+    known = {proof.manifest.value["seq"] for proof in proofs}
+    size = max((one.size for one in trust.checkpoints), default=0)
+    absent = size - min(known) - sum(seq < size for seq in known)
+    if absent > 0:
+        answer.lines.append(
+            f"  {absent} later entries of the log are not in this folder: other dates, or corrections of these"
+        )
     answer.lines.append(NOT_PROVEN)
 
 
