@@ -125,4 +125,4 @@ $$;
 
 REVOKE EXECUTE ON FUNCTION close.reopen(date, text, text, text), close.version_differences(date, integer, integer) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION close.reopen(date, text, text, text), close.version_differences(date, integer, integer) TO compline_app;
-GRANT SELECT ON close.reopenings TO compline_app, compline_dbt, compline_auditor;
+GRANT SELECT ON close.reopenings TO compline_app, compline_dbt;

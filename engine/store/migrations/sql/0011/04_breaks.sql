@@ -321,7 +321,7 @@ REVOKE EXECUTE ON FUNCTION recon.guard_corrections(), recon.living_break(bigint)
     recon.waive(text, text, date, text, numeric, text, text, text, timestamptz) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION recon.assign_break(bigint, text, text), recon.comment_break(bigint, text, text, text),
     recon.explain_break(bigint, text, text, text, text) TO compline_app;
-GRANT SELECT ON recon.reason_codes, recon.break_events, recon.corrections TO compline_app, compline_auditor;
+GRANT SELECT ON recon.reason_codes, recon.break_events, recon.corrections TO compline_app;
 
 -- As before; a correction has no sequence of its own and stands at the opening of its date, after everything of the date before.
 CREATE OR REPLACE FUNCTION positions.transfer_flows(d date)
