@@ -43,7 +43,7 @@ close: setup ## close the demo exchange's days, from nothing to sealed
 	@$(BIN)/compline demo $(ARGS)
 
 test: setup ## run the tests (ARGS="-k name" for some; JOBS=1 for one process)
-	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: setup ## format, style, types, import contracts, SQL
 	@$(BIN)/ruff format --check .

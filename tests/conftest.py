@@ -26,6 +26,22 @@ pytest_plugins = [
 ]
 
 ON_REQUEST = ("faults", "bench")
+LONGEST = (
+    "test_gate_paths",
+    "test_kill_demo",
+    "test_exchange_service",
+    "test_exchange_operations",
+    "test_tapes_close",
+    "test_tape_prints",
+    "test_admin_service",
+    "test_seal_guard",
+    "test_exchange_replay",
+    "test_leases",
+    "test_finance_marts",
+    "test_cli_refusals",
+    "test_verify_page",
+)
+"""Files that take longest, in that order: begun last, one would run on while the other processes stand idle."""
 CHROMIUM = Path("/usr/bin/chromium")
 PREFIX = "compline-test-"
 QUIET = {
@@ -53,7 +69,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     dropped = [item for item in items if any(item.get_closest_marker(marker) for marker in left_out)]
     if dropped:
         config.hook.pytest_deselected(items=dropped)
-        items[:] = [item for item in items if item not in dropped]
+        left = set(dropped)
+        items[:] = [item for item in items if item not in left]
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
