@@ -1,7 +1,8 @@
 """Genesis: day zero, the opening balances, sealed apart before the first day is cut off.
 
 What belongs here: closing and sealing the day before the first day.
-What does not: where opening balances come from (commands in the engine's journal before its first cut-off).
+What does not: where opening balances come from (commands in the engine's journal before its first cut-off),
+and their lots and volumes (see `engine.store.openings`).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from engine.exchange import history
 from engine.reserves.signing import key_id, verify_ed25519
 from engine.steps.context import StepContext
 from engine.steps.settling import settle
-from engine.store import days, moves, seals
+from engine.store import days, moves, openings, seals
 from engine.store.connect import Connection, connect
 from engine.store.leases import CloseLease
 
@@ -51,8 +52,10 @@ def _seal(connection: Connection, context: StepContext, zero: CloseDate) -> seal
     day = days.read(connection, zero)
     assert day is not None
     assert day.books_sha256 is not None
+    loaded = openings.sha256(connection)
     record = {
-        "v": "genesis/1",
+        "v": "genesis/1" if loaded is None else "genesis/2",
+        **({} if loaded is None else {"openings_sha256": loaded}),
         "exchange": context.book.exchange,
         "close_date": str(zero),
         "version": day.version,

@@ -30,6 +30,9 @@ _PARTS: dict[str, str] = {
     " FROM positions.staking_positions",
     "rewards": "SELECT close_date, version, user_id, asset, trim_scale(amount) FROM ledger.reward_accruals",
     "tiers": "SELECT user_id, tier FROM positions.user_tiers",
+    "opening_lots": "SELECT user_id, asset, lot_no, acquired_on, trim_scale(quantity), trim_scale(cost)"
+    " FROM positions.opening_lots",
+    "opening_volumes": "SELECT user_id, close_date, trim_scale(volume) FROM positions.opening_volumes",
     "lots": "SELECT close_date, version, user_id, asset, lot_seq, lot_no, acquired_on, trim_scale(acquired_quantity),"
     " trim_scale(acquired_cost), trim_scale(quantity), trim_scale(cost) FROM positions.lots",
     "realized": "SELECT close_date, version, user_id, asset, trim_scale(realized), trim_scale(trading_pnl),"

@@ -54,6 +54,11 @@ def coins(connection: psycopg.Connection) -> list[str]:
     return [str(row[0]) for row in connection.execute("SELECT asset FROM exchange.assets ORDER BY asset")]
 
 
+def decimals(connection: psycopg.Connection) -> dict[str, int]:
+    """The decimals of every asset of the book."""
+    return {str(row[0]): int(row[1]) for row in connection.execute("SELECT asset, decimals FROM exchange.assets")}
+
+
 def insert_ticks(connection: psycopg.Connection, ticks: Iterable[Tick]) -> int:
     """Add ticks; one that is there stays as it was. Returns how many are new."""
     with connection.cursor() as cursor:

@@ -1,6 +1,6 @@
 """`compline ledger`: balances and the trial balance.
 
-What belongs here: the commands and their two queries. What does not: posting anything.
+What belongs here: the commands and their two queries. What does not: posting anything, and opening (see `ledger_open`).
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ from engine.errors import InputError, UsageError
 from engine.money import text_of
 from engine.store import days
 from engine.store.connect import connect, typed_errors
+from pipelines.cli.ledger_open import open_book
 from pipelines.cli.options import BookName, Json, opened
 from pipelines.cli.output import errors, put_json, put_table
 
-app = typer.Typer(help="Read the ledger.", no_args_is_help=True)
+app = typer.Typer(help="Read the ledger; open it with lots and volumes.", no_args_is_help=True)
+app.command("open")(open_book)
 
 
 @app.command()

@@ -10,7 +10,7 @@ CREATE TABLE positions.opening_lots (
     cost        numeric(38, 18) NOT NULL CHECK (cost >= 0 AND cost < 'NaN'),
     PRIMARY KEY (user_id, asset, lot_no)
 );
-COMMENT ON TABLE positions.opening_lots IS 'One row per lot that an opening balance of genesis consists of, in order of acquisition; where an opening balance has none, it is one lot at the first mark.';
+COMMENT ON TABLE positions.opening_lots IS 'One row per lot that an opening balance of genesis consists of, in order of acquisition; where nothing was loaded for the whole book, each balance is one lot at the first mark.';
 
 CREATE TABLE positions.lots (
     close_date        date NOT NULL,
@@ -134,12 +134,16 @@ CREATE TRIGGER guard AFTER INSERT ON positions.lots
 CREATE TRIGGER guard AFTER INSERT ON positions.realized_pnl
     REFERENCING NEW TABLE AS n FOR EACH STATEMENT EXECUTE FUNCTION positions.guard_rows();
 
--- Lots of opening balances are loaded before the first day is cut off, and never changed.
+-- What comes with opening balances is loaded before genesis is sealed over it, and never changed.
 CREATE FUNCTION positions.guard_opening() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE zero date := (SELECT b.first_day - 1 FROM close.book b);
 BEGIN
-    IF EXISTS (SELECT FROM close.days y JOIN close.book b ON y.close_date = b.first_day WHERE y.state <> 'open') THEN
-        PERFORM close.refuse('CL030', 'lots of opening balances come before the first day is cut off', 'later lots come of events');
+    -- The seal takes the same lock: it has seen these rows, or they come too late.
+    PERFORM pg_advisory_xact_lock(hashtext('close.day ' || zero));
+    IF EXISTS (SELECT FROM close.days y WHERE y.close_date = zero AND y.state = 'sealed')
+        OR EXISTS (SELECT FROM close.days y WHERE y.close_date = zero + 1 AND y.state <> 'open') THEN
+        PERFORM close.refuse('CL030', 'lots and volumes of opening balances come before genesis is sealed', 'later ones come of events');
     END IF;
     RETURN NULL;
 END $$;

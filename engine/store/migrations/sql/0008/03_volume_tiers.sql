@@ -66,6 +66,10 @@ BEGIN
         SELECT w.user_id, 0, w.volume FROM positions.volume_30d w JOIN close.days y USING (close_date, version) WHERE w.close_date = d - 1
         UNION ALL
         SELECT w.user_id, 0, -w.day_volume FROM positions.volume_30d w JOIN close.days y USING (close_date, version) WHERE w.close_date = d - 30
+        UNION ALL
+        SELECT o.user_id, 0, o.volume FROM positions.opening_volumes o JOIN close.book b ON b.first_day = d
+        UNION ALL
+        SELECT o.user_id, 0, -o.volume FROM positions.opening_volumes o WHERE o.close_date = d - 30
     ) parts
     GROUP BY user_id HAVING sum(total) <> 0 ORDER BY user_id;
     GET DIAGNOSTICS written = ROW_COUNT;
