@@ -14,6 +14,7 @@ from assets.finance.invoke import build
 from assets.finance.project import marts
 from assets.finance.step import finance_step
 from engine.errors import GateError, StepTimeoutError, UncheckedError
+from engine.steps.plan import STEPS
 from engine.steps.runner import run_step
 from tests.fixtures.books import BookUnderTest, MakeBook
 from tests.fixtures.finance import FinanceUnderTest, HeldContext
@@ -51,8 +52,13 @@ def test_finance_changes_nothing_of_the_close(closed: FinanceUnderTest) -> None:
 
 
 def test_day_that_is_not_sealed_is_refused(closed: FinanceUnderTest) -> None:
+    day = closed.book.days[1]
+    with pytest.raises(GateError, match="is not cut off: step finance"):
+        closed.run(day)
+    with closed.book.closing(day) as context:
+        run_step(STEPS[0], context)
     with pytest.raises(GateError, match="only seals enter the marts"):
-        closed.run(closed.book.days[1])
+        closed.run(day)
 
 
 def test_mart_that_was_touched_is_built_again(closed: FinanceUnderTest) -> None:
