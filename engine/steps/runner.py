@@ -80,7 +80,8 @@ def require_day(connection: Connection, context: StepContext) -> Day:
 
 def _in_transaction(connection: Connection, step: Step, context: StepContext, started: datetime) -> StepResult:
     day = require_day(connection, context)
-    if day.state in ("open", "reopened") and not step.before_cutoff:
+    # What follows the seal asks for the seal itself.
+    if day.state in ("open", "reopened") and not (step.before_cutoff or step.after_seal):
         raise GateError(
             f"{context.close_date} is not cut off: step {step.name} has no day to work on",
             rule="what is part of a day is known at its barrier",

@@ -336,7 +336,7 @@ def test_fence_refuses_an_epoch_that_was_taken_over_before_commit(make_book: Mak
             owner.execute("UPDATE close.leases SET epoch = epoch + 1, holder = 'thief' WHERE close_date = %s", (day,))
         return StepOutput(1, "0" * 64)
 
-    step = Step("made_up", "made_up", lambda *_: {}, write, completes=True)
+    step = Step("made_up", "made_up", lambda *_: {}, write, completes=True, before_cutoff=True)
     with book.closing(day) as context, pytest.raises(StaleEpochError, match="no longer holds the lease"):
         run_step(step, context)
     assert book.value("SELECT count(*) FROM close.eod_runs") == 0
@@ -469,7 +469,7 @@ def test_step_past_its_limit_leaves_no_backend_and_is_recorded_as_unknown(make_b
                 sum(range(10_000))
         return StepOutput(1, "0" * 64)
 
-    step = Step("mark_prices", "cutoff", lambda *_: {}, write)  # type: ignore[arg-type]
+    step = Step("mark_prices", "cutoff", lambda *_: {}, write, before_cutoff=True)  # type: ignore[arg-type]
     started = time.monotonic()
     with book.closing(day) as context, pytest.raises(StepTimeoutError):
         run_step(step, context)
