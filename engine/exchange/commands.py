@@ -35,7 +35,7 @@ class TimeInForce(IntEnum):
 
 
 class AccountState(IntEnum):
-    """The eight states of an account (DESIGN 5)."""
+    """The eight states of an account."""
 
     PENDING_KYC = 1
     KYC_APPROVED = 2
@@ -199,7 +199,7 @@ class Deposit:
 class DepositReversed:
     """The deposit of this reference is gone (its block was reorganised away); account, asset and units are its own.
 
-    What of it is still available is taken; the rest becomes a debt of the account, which goes on hold (DESIGN 3). Funds
+    What of it is still available is taken; the rest becomes a debt of the account, which goes on hold. Funds
     that rest in orders are not touched: `CancelAll` before it frees them.
     """
 

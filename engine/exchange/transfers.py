@@ -49,7 +49,7 @@ _RECEIVES_NOTHING = frozenset(
         cmd.AccountState.CLOSED,
     )
 )
-"""States in which coins that arrive go to `deposits_unallocated` instead (DESIGN 5)."""
+"""States in which coins that arrive go to `deposits_unallocated` instead."""
 
 _CREDITS = (TransferKind.OPENING, TransferKind.DEPOSIT, TransferKind.REWARD)
 _ENDS = (TransferKind.WITHDRAWAL_CONFIRMED, TransferKind.WITHDRAWAL_FAILED)
