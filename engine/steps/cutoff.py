@@ -6,8 +6,10 @@ What does not: captures at the barrier (see `engine_balances`, `mark_prices`).
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from engine.canonical import sha256_jcs
-from engine.clock import CutOffSchedule, day_number, from_day_number, from_us, iso_us
+from engine.clock import CloseDate, CutOffs, CutOffSchedule, day_number, from_day_number, from_us, iso_us
 from engine.errors import GateError, UncheckedError, UsageError
 from engine.exchange import history
 from engine.exchange.journal import journal_path
@@ -62,14 +64,15 @@ def prepare(connection: Connection, context: StepContext) -> None:
     _require_journal(context)
     cutoffs = CutOffSchedule.of(books.cutoffs(connection))
     connection.rollback()
-    barrier = _barrier(context, cutoffs)
+    first_day = context.book.first_day
+    barrier = barrier_of(context.journal_dir, context.close_date, first_day=first_day, cutoffs=cutoffs)
     genesis.ensure_sealed(connection, context)
     settle(connection, context.journal_dir, barrier.seq)
     # After the cut-off: what was asked for belongs to the next open day.
     journal_requests(
         connection,
         context.journal_dir,
-        first_day=context.book.first_day,
+        first_day=first_day,
         cutoff_rule=cutoffs,
         now=context.now,
     )
@@ -89,15 +92,17 @@ def _require_journal(context: StepContext) -> None:
         )
 
 
-def _barrier(context: StepContext, cutoffs: CutOffSchedule) -> history.JournalledCutOff:
-    """The journalled cut-off of the date; journalled now where the exchange has been quiet since."""
-    cuts = {cut.close_date: cut for cut in history.cut_offs(context.journal_dir)}
-    if context.close_date not in cuts:
-        with open_exchange(context.journal_dir, first_day=context.book.first_day, cutoff_rule=cutoffs) as sequencer:
-            for number in range(sequencer.engine.open_day, day_number(context.close_date) + 1):
+def barrier_of(
+    journal_dir: Path, close_date: CloseDate, *, first_day: CloseDate, cutoffs: CutOffs
+) -> history.JournalledCutOff:
+    """The journalled cut-off of a date that has ended; journalled now where the exchange has been quiet since."""
+    cuts = {cut.close_date: cut for cut in history.cut_offs(journal_dir)}
+    if close_date not in cuts:
+        with open_exchange(journal_dir, first_day=first_day, cutoff_rule=cutoffs) as sequencer:
+            for number in range(sequencer.engine.open_day, day_number(close_date) + 1):
                 sequencer.cut_off(from_day_number(number))
-        cuts = {cut.close_date: cut for cut in history.cut_offs(context.journal_dir)}
-    return cuts[context.close_date]
+        cuts = {cut.close_date: cut for cut in history.cut_offs(journal_dir)}
+    return cuts[close_date]
 
 
 def inputs(connection: Connection, context: StepContext, day: Day) -> Inputs:

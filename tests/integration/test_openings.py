@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,18 @@ LOTS = [
 ]
 
 
+OPENING = [
+    cmd.SetAsset(USDT, "USDT", 6),
+    cmd.SetAsset(ETH, "ETH", 18),
+    cmd.SetMarket(1, "ETH-USDT", ETH, USDT, 10**15, 10),
+    cmd.SetTier(1000, 1000),
+    *(cmd.OpenAccount(n, name) for n, name in ((ALICE, "alice"), (BOB, "bob"), (CAROL, "carol"))),
+    cmd.OpeningBalance(ALICE, USDT, 10_000 * 10**6, "o-1"),
+    cmd.OpeningBalance(BOB, ETH, 5 * 10**18, "o-2"),
+    cmd.OpeningBalance(CAROL, ETH, 5 * 10**17, "o-3"),
+]
+
+
 def before(days: int) -> str:
     return str(FIRST - timedelta(days=days))
 
@@ -52,26 +65,21 @@ def order(who: int, side: Side, price: int, lots: int, force: cmd.TimeInForce) -
 
 @pytest.fixture
 def book(make_book: MakeBook) -> BookUnderTest:
-    """Balances at genesis, and one trade a day for two days; settled as far as genesis."""
-    made = make_book(None, POLICY)
+    """A book that has begun."""
+    return begun(make_book, POLICY)
+
+
+def begun(make_book: MakeBook, policy: Policy) -> BookUnderTest:
+    """Balances at genesis, and one trade a day for two days; nothing settled."""
+    made = make_book(None, policy)
     rule = made.opened.policy_on(FIRST).cutoff_rule
     zero_us = to_us(rule.instant(FIRST - timedelta(days=1)))
     day_us = 86_400 * 10**6
     gtc, ioc = cmd.TimeInForce.GTC, cmd.TimeInForce.IOC
-    opening = [
-        cmd.SetAsset(USDT, "USDT", 6),
-        cmd.SetAsset(ETH, "ETH", 18),
-        cmd.SetMarket(1, "ETH-USDT", ETH, USDT, 10**15, 10),
-        cmd.SetTier(1000, 1000),
-        *(cmd.OpenAccount(n, name) for n, name in ((ALICE, "alice"), (BOB, "bob"), (CAROL, "carol"))),
-        cmd.OpeningBalance(ALICE, USDT, 10_000 * 10**6, "o-1"),
-        cmd.OpeningBalance(BOB, ETH, 5 * 10**18, "o-2"),
-        cmd.OpeningBalance(CAROL, ETH, 5 * 10**17, "o-3"),
-    ]
     one = [order(BOB, Side.SELL, 310_000, 1000, gtc), order(ALICE, Side.BUY, 310_000, 1000, ioc)]
     two = [order(BOB, Side.SELL, 300_000, 1500, gtc), order(ALICE, Side.BUY, 300_000, 1500, ioc)]
     with open_exchange(made.opened.files.journal_dir, first_day=FIRST, cutoff_rule=rule) as exchange:
-        for at_us, commands in ((zero_us - 1, opening), (zero_us, one), (zero_us + day_us, two)):
+        for at_us, commands in ((zero_us - 1, OPENING), (zero_us, one), (zero_us + day_us, two)):
             for command in commands:
                 exchange.submit(command, at_us)
         exchange.cut_off(made.days[1])
@@ -133,6 +141,17 @@ def test_two_days_from_lots_and_volumes_of_known_cost(book: BookUnderTest, file:
     assert set(rows(book, gates, first, second)) == {("quantity_identity", "pass"), ("value_identity", "pass")}
 
 
+def test_quiet_exchange_is_cut_off_by_the_load(make_book: MakeBook, file: Path) -> None:
+    made = make_book(None, POLICY)
+    rule = made.opened.policy_on(FIRST).cutoff_rule
+    with open_exchange(made.opened.files.journal_dir, first_day=FIRST, cutoff_rule=rule) as exchange:
+        for command in OPENING:
+            exchange.submit(command, to_us(rule.instant(FIRST - timedelta(days=1))) - 1)
+    assert "has not been cut off" in load(made, file, LOTS, "--dry-run", code=65)["what"]
+    assert load(made, file, LOTS)["new"] is True
+    assert rows(made, "SELECT state FROM close.days WHERE close_date = %s", FIRST - timedelta(days=1)) == [("open",)]
+
+
 def wrong_lots() -> Iterator[tuple[list[dict[str, str]], str]]:
     yield [LOTS[0], *LOTS[2:]], r"user 2 \(bob\): opening lots of 2 ETH, an opening balance of 5"
     yield LOTS[:2], r"user 3 \(carol\): opening lots of 0 ETH, an opening balance of 0.5"
@@ -180,3 +199,9 @@ def test_genesis_is_not_sealed_over_balances_without_their_lots(book: BookUnderT
         book.close(FIRST)
         with pytest.raises(psycopg.DatabaseError, match="before genesis is sealed"):
             connection.execute("INSERT INTO positions.opening_volumes VALUES (2, %s, 1)", (FIRST - timedelta(days=1),))
+
+
+def test_policy_that_takes_no_first_mark_wants_lots_of_every_balance(make_book: MakeBook) -> None:
+    made = begun(make_book, replace(POLICY, unpriced_basis="refuse"))
+    with pytest.raises(GateError, match=r"user 2 \(bob\): opening lots of 0 ETH, an opening balance of 5"):
+        made.close(FIRST)

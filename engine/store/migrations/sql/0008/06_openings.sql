@@ -26,7 +26,7 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET w
         FROM positions.opening_volumes o JOIN accounts.users u USING (user_id)) x
 $$;
 
--- Where anything was loaded, every opening balance consists of its lots, and nothing else does; volumes are of dates that
+-- Where anything was loaded, or the policy takes no first mark for a cost, every opening balance consists of its lots, and nothing else does; volumes are of dates that
 -- a window still reaches.
 CREATE FUNCTION positions.check_openings(zero date) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET work_mem = '256MB' AS $$
@@ -34,7 +34,10 @@ DECLARE
     currency text;
     bad record;
 BEGIN
-    IF NOT EXISTS (SELECT FROM positions.opening_lots) AND NOT EXISTS (SELECT FROM positions.opening_volumes) THEN RETURN; END IF;
+    IF NOT EXISTS (SELECT FROM positions.opening_lots) AND NOT EXISTS (SELECT FROM positions.opening_volumes)
+        AND coalesce((SELECT p.policy ->> 'unpriced_basis' FROM close.policy_on(zero + 1) p), 'first_mark') = 'first_mark' THEN
+        RETURN;
+    END IF;
     SELECT c.asset INTO currency FROM positions.currency_on(zero + 1) c;
     SELECT coalesce(o.user_id, p.user_id) AS user_id, coalesce(o.asset, p.asset) AS asset, o.loaded, p.quantity INTO bad
     FROM (SELECT user_id, asset, sum(quantity) AS loaded FROM positions.opening_lots GROUP BY user_id, asset) o
