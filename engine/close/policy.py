@@ -99,7 +99,7 @@ class Policy:
         lot_method: which lot a disposal takes first: fifo, lifo, hifo, lofo or average.
         fee_treatment: `disposal`: a fee is an expense, paid at mark; `capitalised`: it is part of the price.
         deposit_basis: what deposited coins cost: `mark_at_arrival` or `closing_mark`.
-        unpriced_basis: what comes before its asset's first tick, or with genesis and no lots, is worth: `first_mark`, or
+        unpriced_basis: what comes before its asset's first tick, or with genesis and no lots, is worth: `first_mark` or
             `refuse`.
         reserve_addresses: addresses attested as reserves, `asset chain address method`; none: no ratio is judged.
         attestation_max_age_days: oldest checkpoint that an ownership proof may sign, in days before the cut-off.
