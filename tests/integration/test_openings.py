@@ -21,7 +21,8 @@ from engine.exchange import commands as cmd
 from engine.exchange.events import Side
 from engine.exchange.sequencer import open_exchange
 from engine.steps.settling import settle
-from engine.store import seals
+from engine.store import reopening, seals
+from engine.store.connect import connect
 from pipelines.cli.app import app
 from tests.fixtures.books import SMALL, BookUnderTest, MakeBook
 
@@ -139,6 +140,16 @@ def test_two_days_from_lots_and_volumes_of_known_cost(book: BookUnderTest, file:
     ) == [(date(2021, 7, 1), "2.5")]
     gates = "SELECT gate, verdict FROM recon.verdicts WHERE gate LIKE '%%identity' AND close_date IN (%s, %s)"
     assert set(rows(book, gates, first, second)) == {("quantity_identity", "pass"), ("value_identity", "pass")}
+    with connect(book.opened.url, autocommit=True) as connection:
+        reopening.reopen(connection, first, reason="a second look", maker="ada", checker="ben")
+    for day in book.days:
+        assert book.close(day)[-1].step == "evidence_packs"
+    both = "SELECT version, count(*), sum(realized), sum(cost) FROM positions.realized_pnl GROUP BY 1 ORDER BY 1"
+    (_, *one), (_, *two) = rows(book, both)
+    assert one == two
+    volumes = "SELECT version, array_agg((close_date, user_id, volume, tier)::text) FROM positions.volume_30d"
+    (_, one), (_, two) = rows(book, f"{volumes} GROUP BY 1 ORDER BY 1")
+    assert sorted(one) == sorted(two)
 
 
 def test_quiet_exchange_is_cut_off_by_the_load(make_book: MakeBook, file: Path) -> None:
