@@ -25,6 +25,7 @@ from engine.store import reopening, seals
 from engine.store.connect import connect
 from pipelines.cli.app import app
 from tests.fixtures.books import SMALL, BookUnderTest, MakeBook
+from tests.fixtures.finance import FinanceUnderTest
 
 TIERS = (("0", 1000, 1000), ("4600", 500, 900), ("8100.000001", 400, 800))
 POLICY = Policy("USDT", mark_max_age_s=86_400, fee_tiers=TIERS)
@@ -140,6 +141,11 @@ def test_two_days_from_lots_and_volumes_of_known_cost(book: BookUnderTest, file:
     ) == [(date(2021, 7, 1), "2.5")]
     gates = "SELECT gate, verdict FROM recon.verdicts WHERE gate LIKE '%%identity' AND close_date IN (%s, %s)"
     assert set(rows(book, gates, first, second)) == {("quantity_identity", "pass"), ("value_identity", "pass")}
+    # The first day of the marts opens with genesis, and both identities hold there too.
+    finance = FinanceUnderTest(book)
+    assert finance.run(first).status == "succeeded"
+    mart = "SELECT asset FROM finance.fct_daily_pnl WHERE account = 'carol' AND close_date = %s"
+    assert finance.rows(mart, first) == [("ETH",)]
     with connect(book.opened.url, autocommit=True) as connection:
         reopening.reopen(connection, first, reason="a second look", maker="ada", checker="ben")
     for day in book.days:
