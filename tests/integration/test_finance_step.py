@@ -53,7 +53,7 @@ def test_finance_changes_nothing_of_the_close(closed: FinanceUnderTest) -> None:
 
 def test_day_that_is_not_sealed_is_refused(closed: FinanceUnderTest) -> None:
     day = closed.book.days[1]
-    with pytest.raises(GateError, match="is not cut off: step finance"):
+    with pytest.raises(GateError, match="only seals enter the marts"):
         closed.run(day)
     with closed.book.closing(day) as context:
         run_step(STEPS[0], context)
