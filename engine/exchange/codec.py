@@ -78,6 +78,7 @@ class Kind(IntEnum):
     STAGE_TIER = 24
     STAGE_ACCOUNT_TIERS = 25
     SET_TIERS = 26
+    MARKER = 27
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +188,10 @@ def _cut_off(c: cmd.CutOff) -> _Fields:
     return (0, 0, 0, 0, 0, 0, 0, 0, 0, 0, c.close_day, 0, "")
 
 
+def _marker(c: cmd.Marker) -> _Fields:
+    return (0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, c.reference)
+
+
 def _matching(pattern: re.Pattern[str], text: str, what: str) -> str:
     if not pattern.fullmatch(text):
         raise InputError(f"{text[:80]!r} is not {what}", rule=f"matches {pattern.pattern}")
@@ -220,6 +225,7 @@ _ENCODERS: dict[type, tuple[Kind, Callable[[Any], _Fields]]] = {
     cmd.StageTier: (Kind.STAGE_TIER, tier_records.rates),
     cmd.StageAccountTiers: (Kind.STAGE_ACCOUNT_TIERS, tier_records.members),
     cmd.SetTiers: (Kind.SET_TIERS, tier_records.batch),
+    cmd.Marker: (Kind.MARKER, _marker),
 }
 
 _TRANSFERS: dict[int, Callable[..., cmd.Command]] = {
@@ -379,4 +385,5 @@ _DECODERS: dict[int, Callable[..., cmd.Command]] = {
     Kind.SET_ASSET: lambda s, f, m, a, x, c, o, p, q, t, e: cmd.SetAsset(a, _words(t), x, e),
     Kind.SET_REFERENCE: lambda s, f, m, a, x, c, o, p, q, t, e: cmd.SetReference(m, p, e, _words(t)),
     Kind.SET_ACCOUNT: _decoded_account,
+    Kind.MARKER: lambda s, f, m, a, x, c, o, p, q, t, e: cmd.Marker(_words(t), e),
 }

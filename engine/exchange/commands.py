@@ -359,6 +359,17 @@ class CutOff:
     effective_us: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Marker:
+    """A sequence at which engine and ledger are compared while trading goes on; it changes nothing.
+
+    `reference` (may be empty) names the request that it answers.
+    """
+
+    reference: str = ""
+    effective_us: int | None = None
+
+
 TransferCommand = (
     OpeningBalance
     | Deposit
@@ -375,4 +386,4 @@ ConfigurationCommand = (
     SetAsset | SetMarket | SetReference | OpenAccount | SetAccount | SetTier | SetAccountTier | TierRow | SetTiers
 )
 OrderCommand = NewOrder | CancelOrder | CancelAll | ReduceOrder | AmendOrder
-Command = ConfigurationCommand | TransferCommand | OrderCommand | CutOff
+Command = ConfigurationCommand | TransferCommand | OrderCommand | CutOff | Marker

@@ -1,4 +1,4 @@
-"""Commands that configure the exchange: assets, markets, accounts, tiers, venue prices, and the cut-off.
+"""Commands that configure the exchange: assets, markets, accounts, tiers, venue prices; the cut-off and the marker.
 
 What belongs here: what makes a configuration valid, and what it adds to the registry.
 What does not: money (see `transfers`, `orders`).
@@ -18,6 +18,7 @@ from engine.exchange.events import (
     AssetListed,
     CutOff,
     Event,
+    Marked,
     MarketChanged,
     MarketListed,
     Rejected,
@@ -252,3 +253,8 @@ def cut_off(state: EngineState, record: JournalRecord, command: cmd.CutOff) -> l
     rests = {key: one for kept in (older, before) for key, one in kept.items() if one.seq in state.order_market}
     state.order_references = [{}, today, rests]
     return [CutOff(record.seq, command.close_day, record.ts_us)]
+
+
+def mark(state: EngineState, record: JournalRecord, command: cmd.Marker) -> list[Event]:
+    """Nothing changes: the sequence itself is what the marker is for."""
+    return [Marked(record.seq, state.open_day, record.ts_us)]

@@ -30,6 +30,7 @@ _HANDLERS: dict[type, Callable[[EngineState, JournalRecord, Any], list[Event]]] 
     cmd.SetAccount: configuration.set_account,
     cmd.SetAccountTier: configuration.set_account_tier,
     cmd.CutOff: configuration.cut_off,
+    cmd.Marker: configuration.mark,
     cmd.OpeningBalance: transfers.transfer,
     cmd.Deposit: transfers.transfer,
     cmd.DepositReversed: transfers.reverse_deposit,

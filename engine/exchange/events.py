@@ -143,6 +143,15 @@ class CutOff:
 
 
 @dataclass(frozen=True, slots=True)
+class Marked:
+    """A marker was passed: settled up to here and no further, the ledger is at the sequence that it is compared at."""
+
+    engine_seq: int
+    close_day: int
+    sequenced_us: int
+
+
+@dataclass(frozen=True, slots=True)
 class AssetListed:
     """An asset became known."""
 
@@ -300,6 +309,7 @@ Event = (
     Trade
     | Transfer
     | CutOff
+    | Marked
     | AssetListed
     | MarketListed
     | MarketChanged

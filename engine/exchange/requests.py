@@ -46,6 +46,7 @@ _KINDS: dict[type, str] = {
     cmd.OpenAccount: "open_account",
     cmd.SetAsset: "set_asset",
     cmd.SetMarket: "set_market",
+    cmd.Marker: "marker",
 }
 _TRANSFERS: dict[str, Callable[[int, int, int, str], cmd.TransferCommand]] = {
     "adjust": cmd.Adjust,
@@ -184,6 +185,10 @@ def _set_reference(given: Mapping[str, Any], reference: str, registry: Registry)
     return cmd.SetReference(market.market, int(price / tick), at_us, reference)
 
 
+def _marker(given: Mapping[str, Any], reference: str, registry: Registry) -> cmd.Command:
+    return cmd.Marker(reference)
+
+
 def _open_account(given: Mapping[str, Any], reference: str, registry: Registry) -> cmd.Command:
     return cmd.OpenAccount(given["user_id"], given["account"])
 
@@ -237,6 +242,7 @@ _OTHERS: dict[str, Callable[[Mapping[str, Any], str, Registry], cmd.Command]] = 
     "open_account": _open_account,
     "set_asset": _set_asset,
     "set_market": _set_market,
+    "marker": _marker,
 }
 
 

@@ -139,11 +139,12 @@ market_limits = st.builds(
     limits,
     st.sampled_from([(1, "BTC-USDT", 2, 1, 10, 3), (9, "ETH-BTC", 7, 2, 10**21, 1), (11, "NEW", 2, 1, 10, 0)]),
 )
+markers = st.builds(cmd.Marker, references)
 commands = st.sampled_from(
     # flatmap, since one_of takes a strategy that is named several times only once.
     [orders] * 24
     + [cancels, cancel_alls, reductions, reductions, amendments, amendments, amendments, venue_prices]
-    + [transfers, transfers, adjustments, tiers, account_tiers, rights, market_limits]
+    + [transfers, transfers, adjustments, tiers, account_tiers, rights, market_limits, markers]
 ).flatmap(lambda chosen: chosen)
 steps = st.tuples(commands, st.sampled_from([0, 0, 0, 1, SECOND, 8 * SECOND, HOUR, -HOUR, 30 * HOUR]))
 batches = st.tuples(tier_batches(), st.sampled_from([0, 1, 30 * HOUR])).map(

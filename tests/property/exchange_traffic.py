@@ -54,6 +54,7 @@ class Traffic:
             (1, self._reverse),
             (4, self._configure),
             (2, self._stage),
+            (1, lambda: cmd.Marker(rng.choice(("", "m")))),
         ]
         command = rng.choices([make for _, make in choices], [weight for weight, _ in choices])[0]()
         if self.sent and rng.random() < 0.02:

@@ -65,6 +65,7 @@ commands = st.one_of(
     st.builds(cmd.ReduceOrder, u64, u64, i64, times),
     st.builds(cmd.AmendOrder, u64, u64, i64, i64, times),
     st.builds(cmd.CutOff, i64, times),
+    st.builds(cmd.Marker, texts, times),
 )
 
 

@@ -13,7 +13,7 @@ from engine.exchange import commands as cmd
 from engine.exchange import history, snapshot, snapshots
 from engine.exchange.engine import ExchangeEngine
 from engine.exchange.errors import JournalLockedError, SnapshotCorruptError
-from engine.exchange.events import CutOff, Event, Rejected, RejectReason, Side, Trade
+from engine.exchange.events import CutOff, Event, Marked, Rejected, RejectReason, Side, Trade
 from engine.exchange.journal import JournalReader, journal_path
 from engine.exchange.sequencer import Sequencer, open_exchange
 from engine.exchange.snapshot import engine_state_hash
@@ -210,3 +210,21 @@ def test_replay_gives_the_same_hash(tmp_path: Path) -> None:
     assert engine_state_hash(engine) == expected
     engine.state.row(1, 1)[3] += 1
     assert engine_state_hash(engine) != expected
+
+
+def test_marker_changes_nothing_but_the_sequence_and_a_journal_without_one_reads_as_before(tmp_path: Path) -> None:
+    with start(tmp_path / "plain") as plain, start(tmp_path / "marked") as marked:
+        at = plain.engine.last_ts_us
+        before = snapshot.pack(marked.engine)
+        (event,) = marked.submit(cmd.Marker("recon:1"), at)
+        assert event == Marked(marked.engine.last_seq, day_number(FIRST), at)
+        state = marked.engine.state
+        state.last_seq, state.last_ts_us, state.last_crc = plain.engine.last_seq, at, plain.engine.state.last_crc
+        assert snapshot.pack(marked.engine) == before == snapshot.pack(plain.engine)
+    with (
+        JournalReader(journal_path(tmp_path / "marked")) as reader,
+        JournalReader(journal_path(tmp_path / "plain")) as without,
+    ):
+        old = list(without.raw_records())
+        assert list(reader.raw_records())[:-1] == old
+        assert [record.command for record in reader.records(len(old))] == [cmd.Marker("recon:1")]
