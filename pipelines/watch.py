@@ -18,11 +18,12 @@ import psycopg
 
 from engine import clock
 from engine.clock import CloseDate
-from engine.close.alerts import CRITICAL, Alert, break_stuck, from_event, seal_overdue
+from engine.close.alerts import CRITICAL, Alert, break_stuck, from_event, markers_overdue, seal_overdue
 from engine.errors import ComplineError, UncheckedError
+from engine.exchange.live import live_since
 from engine.gateways.alert_channels import Channel, channels_of
 from engine.money import text_of
-from engine.store import alerts, books, days
+from engine.store import alerts, books, days, markers
 from engine.store.accounts import sweep_obligations
 from engine.store.connect import connect, typed_errors
 from pipelines.books import OpenBook
@@ -118,6 +119,18 @@ def _from_deadlines(
                 opened.book.name, old.break_id, old.subject, old.asset, text_of(old.difference), age, old.owner
             )
             _raise(connection, opened, alert, names, now, done)
+        if (since := _uncompared_since(connection, opened, now)) is not None:
+            _raise(connection, opened, markers_overdue(opened.book.name, since), names, now, done)
+
+
+def _uncompared_since(connection: psycopg.Connection, opened: OpenBook, now: datetime) -> str | None:
+    """Since when a live exchange has no result of a marker, if that is for longer than twice the policy's time."""
+    started = live_since(opened.files.journal_dir)
+    every_s, deadline_s = markers.rule(connection)
+    if started is None or not every_s:
+        return None
+    last = markers.last_judged(connection) or started
+    return f"{last:%Y-%m-%d %H:%M} UTC" if now - last > timedelta(seconds=2 * every_s + deadline_s) else None
 
 
 def _overdue(connection: psycopg.Connection, opened: OpenBook, now: datetime) -> list[tuple[CloseDate, datetime, str]]:

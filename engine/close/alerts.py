@@ -50,6 +50,8 @@ def from_event(subject: str, payload: dict[str, Any]) -> Alert | None:
         subject: as on NATS, e.g. `eod.recon.failed`.
         payload: the event's.
     """
+    if subject == "eod.recon.marker.failed":
+        return _of_marker(payload)
     if subject.startswith("eod.") and subject.endswith(".failed"):
         return _of_failure(subject, payload)
     if subject == "eod.day.reopened":
@@ -68,6 +70,18 @@ def seal_overdue(book: str, day: date, due: datetime, state: str) -> Alert:
         facts=(("state of the date", state),),
         runbook="seal_overdue.md",
         command=f"compline close status {day} --book {book}",
+    )
+
+
+def markers_overdue(book: str, last: str) -> Alert:
+    """A live exchange that is not compared any more."""
+    return Alert(
+        key=f"{book}:markers_overdue",
+        severity=ERROR,
+        title=f"engine and ledger of {book} have not been compared since {last}",
+        facts=(("what", "the exchange, its settlement or the database is away, or no marker was journalled"),),
+        runbook="markers.md",
+        command=f"compline recon status --book {book}",
     )
 
 
@@ -101,6 +115,24 @@ def _of_failure(subject: str, payload: dict[str, Any]) -> Alert:
         facts=facts,
         runbook=_runbook(step, detail),
         command=f"compline close status {day} --book {book}",
+    )
+
+
+def _of_marker(payload: dict[str, Any]) -> Alert:
+    """A comparison while trading goes on: told once for the same differences, however the balances move meanwhile."""
+    book, seq = str(payload.get("book", "?")), payload.get("marker_seq")
+    unknown = payload.get("status") == "unknown"
+    detail: dict[str, Any] = payload.get("detail") or {}
+    breaks = [(str(b["account"]), f"{b['difference']} {b['asset']}") for b in detail.get("breaks", ())]
+    facts = (("what", str(detail.get("what"))),) if unknown else (("breaks", str(detail.get("break_count"))), *breaks)
+    what = "could not be compared" if unknown else "differ"
+    return Alert(
+        key=f"{book}:marker:{sha256_jcs([what, [list(f) for f in facts]])[:16]}",
+        severity=ERROR if unknown else CRITICAL,
+        title=f"engine and ledger of {book} {what} at sequence {seq}",
+        facts=facts[: SHOWN + 1],
+        runbook="markers.md" if unknown else "engine_vs_ledger.md",
+        command=f"compline recon {'status' if unknown else 'breaks list'} --book {book}",
     )
 
 

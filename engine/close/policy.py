@@ -104,6 +104,8 @@ class Policy:
         reserve_addresses: addresses attested as reserves, `asset chain address method`; none: no ratio is judged.
         attestation_max_age_days: oldest checkpoint that an ownership proof may sign, in days before the cut-off.
         reserve_reading_max_age_s: how far from the cut-off an address's balance may be read, in seconds.
+        marker_every_s: seconds between two comparisons of engine and ledger while trading goes on; 0: none.
+        marker_deadline_s: seconds that settlement may take to reach a marker before its comparison counts as unknown.
         written: names of the fields that the policy was written down with; none: all of them. A policy of an
             earlier release keeps its text, and so its hash, when a later one adds a field with a default.
     """
@@ -152,6 +154,8 @@ class Policy:
     reserve_addresses: tuple[str, ...] = ()
     attestation_max_age_days: int = 30
     reserve_reading_max_age_s: int = 3600
+    marker_every_s: int = 300
+    marker_deadline_s: int = 60
     written: frozenset[str] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -177,6 +181,8 @@ class Policy:
                 ("in_transit_max_days", 0 < self.in_transit_max_days <= 365),
                 ("seal_deadline_s", 0 < self.seal_deadline_s <= 604_800),
                 ("break_stuck_days", 0 < self.break_stuck_days <= 365),
+                ("marker_every_s", 0 <= self.marker_every_s <= 86_400),
+                ("marker_deadline_s", 0 < self.marker_deadline_s <= 3600),
                 ("alert_pause_s", 0 <= self.alert_pause_s <= 604_800),
                 ("lot_method", self.lot_method in {method.value for method in Method}),
                 ("fee_treatment", self.fee_treatment in ("disposal", "capitalised")),

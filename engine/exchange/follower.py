@@ -11,6 +11,7 @@ from pathlib import Path
 
 from engine.exchange import snapshots
 from engine.exchange.codec import JournalRecord
+from engine.exchange.commands import Command
 from engine.exchange.engine import ExchangeEngine
 from engine.exchange.events import Event
 from engine.exchange.journal import JournalReader, journal_path
@@ -52,6 +53,11 @@ class JournalFollower:
         """
         for record in self._reader.records(self.seq, min(up_to_seq, self.seq + limit)):
             yield record, self.engine.apply(record)
+
+    def last_record(self, kind: type[Command]) -> JournalRecord | None:
+        """The record of the last command gone through, if it is of this kind."""
+        found = next(self._reader.records(self.seq - 1, self.seq), None) if self.seq else None
+        return found if found is not None and isinstance(found.command, kind) else None
 
     def close(self) -> None:
         """Give the file back."""

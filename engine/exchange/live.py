@@ -6,8 +6,10 @@ What does not: the clock itself (see `engine.clock`).
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 
+from engine.clock import from_us
 from engine.exchange.engine import ExchangeEngine
 
 MARK_NAME = "live"
@@ -21,6 +23,14 @@ def mark_live(directory: Path) -> None:
 def is_live(directory: Path) -> bool:
     """Whether this exchange was ever served."""
     return (directory / MARK_NAME).exists()
+
+
+def live_since(directory: Path) -> datetime | None:
+    """When this exchange was last begun to be served; None where it never was."""
+    try:
+        return from_us((directory / MARK_NAME).stat().st_mtime_ns // 1_000)
+    except OSError:
+        return None
 
 
 def stamp_us(directory: Path, engine: ExchangeEngine, now_us: int) -> int:

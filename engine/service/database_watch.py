@@ -1,4 +1,4 @@
-"""What the database tells a running exchange: commands that it asks for, and when days end.
+"""What the database tells a running exchange: commands that it asks for, when days end, how often there is a marker.
 
 What belongs here: waiting for both beside the settlement loop, and offering them to the exchange.
 What does not: journalling a request (see `desk`), answering it (settlement does, from the journal).
@@ -18,7 +18,7 @@ from typing import Any
 
 from engine.errors import ComplineError, UncheckedError
 from engine.exchange.requests import STAGING, CommandRequest
-from engine.store import books, command_requests
+from engine.store import books, command_requests, markers
 from engine.store.connect import Connection, connect, typed_errors
 
 _WAIT_S = 0.5
@@ -26,7 +26,7 @@ _RETRY_S = 1.0
 _OFFER = 50
 """Requests of one line: a payload has at most 8,192 bytes, and a line must fit the other side's buffer."""
 LINE_BYTES = 1 << 20
-_CUTOFFS_EVERY = 10
+_POLICIES_EVERY = 10
 _AGAIN_AFTER = 20
 """Rounds of at most `_WAIT_S`."""
 
@@ -53,7 +53,7 @@ class DatabaseWatch:
         self._offer = offer
         self._connection: Connection | None = None
         self._refusals: list[tuple[str, str]] = []
-        self._cutoffs = ""
+        self._policies = ""
         self._rounds = 0
         self._offered: dict[str, int] = {}
         self.waiting = 0
@@ -89,14 +89,14 @@ class DatabaseWatch:
             if self._connection is None:
                 self._connection = connect(self._url, autocommit=True, application="compline requests")
                 self._connection.execute(f"LISTEN {command_requests.CHANNEL}".encode())
-                self._cutoffs, self._rounds, self._offered = "", 0, {}
+                self._policies, self._rounds, self._offered = "", 0, {}
             else:
                 for _ in self._connection.notifies(timeout=_WAIT_S, stop_after=1):
                     pass
             while self._refusals:
                 command_requests.refuse(self._connection, *self._refusals[0])
                 del self._refusals[0]
-            lines = [*self._changed_cutoffs(self._connection)]
+            lines = [*self._changed_policies(self._connection)]
             settled = self._settled()
             if settled < self._since:
                 return lines
@@ -111,11 +111,11 @@ class DatabaseWatch:
         self._offered = lately | {one.key: self._rounds for one in due}
         return due
 
-    def _changed_cutoffs(self, connection: Connection) -> Iterator[str]:
-        if self._rounds % _CUTOFFS_EVERY == 0:
-            line = json.dumps({"cutoffs": books.cutoffs(connection)})
-            if line != self._cutoffs:
-                self._cutoffs = line
+    def _changed_policies(self, connection: Connection) -> Iterator[str]:
+        if self._rounds % _POLICIES_EVERY == 0:
+            line = json.dumps({"cutoffs": books.cutoffs(connection), "markers": markers.rule(connection)})
+            if line != self._policies:
+                self._policies = line
                 yield line
         self._rounds += 1
 

@@ -16,6 +16,7 @@ from engine.clock import from_us, iso_us
 from engine.exchange import commands as cmd
 from engine.exchange.events import (
     Event,
+    Marked,
     OrderAccepted,
     OrderAmended,
     OrderCancelled,
@@ -37,6 +38,7 @@ from engine.service.messages import (
     BalancesRequest,
     CancelAllRequest,
     CancelRequest,
+    MarkerRequest,
     OfferedRequest,
     OrderRequest,
     ReduceRequest,
@@ -75,9 +77,11 @@ class Desk:
             BalancesRequest: self._balances,
             TransferRequest: self._transfer,
             OfferedRequest: self._offered,
+            MarkerRequest: self._mark,
         }
         self._started_at = sequencer.engine.last_seq
         self._requested: dict[tuple[str, str], int] = {}
+        self._marked: list[Marked] = []
 
     def handle(self, request: Request, at_us: int) -> Reply:
         """Do what a request asks; what it returned may be told after the next commit.
@@ -290,10 +294,21 @@ class Desk:
                 # A full queue left them out: all of it is offered again.
                 return {"success": True}
             events = self._moved(command, at_us)
+            self._marked += [event for event in events if isinstance(event, Marked)]
         if request.kind != STAGING:
             self._requested[name] = self.sequencer.engine.last_seq
         rejected = _rejection(events)
         return {"success": True} if rejected is None else {"success": False, "error": _error(rejected)}
+
+    def _mark(self, request: MarkerRequest, at_us: int) -> Reply:
+        events = self.sequencer.submit(cmd.Marker(), at_us)
+        self._marked += [event for event in events if isinstance(event, Marked)]
+        return {"success": True}
+
+    def take_marked(self) -> list[Marked]:
+        """The markers sequenced since it was last asked."""
+        marked, self._marked = self._marked, []
+        return marked
 
 
 def balance_text(scales: Scales, account: int, asset: int, row: list[int] | None) -> dict[str, str]:

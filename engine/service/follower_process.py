@@ -54,10 +54,22 @@ class FollowerProcess:
 
     def refused(self, key: str, why: str) -> None:
         """Say that a request of the database can be no command; if nobody hears it, it comes again."""
+        self._say({"key": key, "why": why})
+
+    def marked(self, seq: int, at_us: int) -> None:
+        """Say that a marker is on the disk; one that starts later finds it in the journal."""
+        self._say({"marker": seq, "at_us": at_us})
+
+    def deadline(self, seconds: int) -> None:
+        """Say how long a marker may wait."""
+        self._config["marker_deadline_s"] = seconds
+        self._say({"deadline_s": seconds})
+
+    def _say(self, words: dict[str, Any]) -> None:
         pipe = self._process.stdin if self._process is not None else None
         if pipe is not None and not self._closing:
             with contextlib.suppress(OSError, RuntimeError):
-                pipe.write(json.dumps({"key": key, "why": why}).encode() + b"\n")
+                pipe.write(json.dumps(words).encode() + b"\n")
 
     async def run(self) -> None:
         """Keep them running until `close`."""

@@ -4,8 +4,8 @@ What belongs here: that process's life: what it is told on stdin, what it says o
 What does not: the two loops (see `settler`, `telling`), and starting it (see `follower_process`).
 
 Its first line of stdin is a JSON object (addresses with passwords never stand on a command line), every further one
-the last committed sequence, or in JSON a request of the database that can be no command. The end of stdin is the end of
-the exchange, however that came: it finishes what it can.
+the last committed sequence, or in JSON a marker, how long one may wait, or a request of the database that can be no
+command. The end of stdin is the end of the exchange, however that came: it finishes what it can.
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from engine.events.broker import Broker
 from engine.events.ordered_publisher import OrderedPublisher
+from engine.service.comparing import Comparer
 from engine.service.database_watch import DatabaseWatch
 from engine.service.settler import SettlementLoop
 from engine.service.telling import TellingLoop
@@ -49,7 +51,9 @@ async def follow(config: dict[str, Any], lines: asyncio.StreamReader) -> None:
             await asyncio.sleep(0.05)
         broker = Broker(config["nats_url"])
         publisher = OrderedPublisher(config["nats_url"], config["book"])
-        settlement = SettlementLoop(config["database_url"], directory, lambda: committed.seq)
+        comparer = Comparer(config["database_url"], directory, config["book"], lambda: committed.seq)
+        comparer.deadline_s = int(config["marker_deadline_s"])
+        settlement = SettlementLoop(config["database_url"], directory, lambda: committed.seq, comparer.compare)
         telling = TellingLoop(directory, lambda: committed.seq, publisher, broker)
         watch = DatabaseWatch(config["database_url"], lambda: settlement.settled_seq, int(config["started_at"]), _write)
 
@@ -57,20 +61,24 @@ async def follow(config: dict[str, Any], lines: asyncio.StreamReader) -> None:
             await broker.connect()
             await telling.run()
 
+        def say() -> str:
+            return _status(settlement, telling, broker, watch, comparer)
+
         tasks = [asyncio.create_task(settlement.run()), asyncio.create_task(tell())]
-        watching = asyncio.create_task(watch.run())
-        status = asyncio.create_task(_report(settlement, telling, broker, watch))
+        beside = [asyncio.create_task(watch.run()), asyncio.create_task(comparer.run())]
+        status = asyncio.create_task(_report(say))
         try:
-            await _until_end(lines, committed, telling, watch, [*tasks, watching])
+            await _until_end(lines, committed, telling, watch, comparer, [*tasks, *beside])
             await _finish(settlement, telling, tasks)
         finally:
-            for task in (*tasks, watching, status):
+            for task in (*tasks, *beside, status):
                 task.cancel()
-            await asyncio.gather(*tasks, watching, status, return_exceptions=True)
+            await asyncio.gather(*tasks, *beside, status, return_exceptions=True)
             telling.close()
             settlement.close()
             watch.close()
-            _write(_status(settlement, telling, broker, watch))
+            comparer.close()
+            _write(say())
             await publisher.close()
             await broker.close()
 
@@ -80,9 +88,10 @@ async def _until_end(
     committed: Committed,
     telling: TellingLoop,
     watch: DatabaseWatch,
+    comparer: Comparer,
     tasks: list[asyncio.Task[None]],
 ) -> None:
-    """Take over committed sequences and refused requests; end with the lines, or with the error of a loop."""
+    """Take over committed sequences, markers and refused requests; end with the lines, or with the error of a loop."""
     while True:
         reading = asyncio.create_task(lines.readline())
         await asyncio.wait([reading, *tasks], return_when=asyncio.FIRST_COMPLETED)
@@ -94,7 +103,13 @@ async def _until_end(
         if not line:
             return
         if line.startswith(b"{"):
-            watch.refused(**json.loads(line))
+            said = json.loads(line)
+            if "marker" in said:
+                comparer.expect(said["marker"], said["at_us"])
+            elif "deadline_s" in said:
+                comparer.deadline_s = said["deadline_s"]
+            else:
+                watch.refused(**said)
             continue
         committed.seq = int(line)
         telling.wake()
@@ -109,16 +124,18 @@ async def _finish(settlement: SettlementLoop, telling: TellingLoop, tasks: list[
                 await asyncio.sleep(0.01)
 
 
-async def _report(settlement: SettlementLoop, telling: TellingLoop, broker: Broker, watch: DatabaseWatch) -> None:
+async def _report(say: Callable[[], str]) -> None:
     last = ""
     while True:
-        if (now := _status(settlement, telling, broker, watch)) != last:
+        if (now := say()) != last:
             last = now
             _write(now)
         await asyncio.sleep(_STATUS_EVERY_S)
 
 
-def _status(settlement: SettlementLoop, telling: TellingLoop, broker: Broker, watch: DatabaseWatch) -> str:
+def _status(
+    settlement: SettlementLoop, telling: TellingLoop, broker: Broker, watch: DatabaseWatch, comparer: Comparer
+) -> str:
     return json.dumps(
         {
             "settled_seq": settlement.settled_seq,
@@ -127,6 +144,9 @@ def _status(settlement: SettlementLoop, telling: TellingLoop, broker: Broker, wa
             "told_seq": telling.told_seq,
             "telling": telling.ready and broker.connected,
             "requests_waiting": watch.waiting,
+            "marker": comparer.last,
+            "markers_waiting": comparer.waiting,
+            "markers_overdue": comparer.overdue,
         }
     )
 

@@ -26,6 +26,8 @@ MAX_MESSAGE_BYTES = 16 * 1024
 MAX_NUMBER = 2**64 - 1
 COMMAND_REQUEST = "command request"
 """What the database asks for is queued and counted under this; a NATS subject has no space."""
+MARKER_DUE = "marker due"
+"""A marker of the service's own clock, likewise."""
 _NAME = re.compile(r"[a-z0-9-]{1,64}")
 _SYMBOL = re.compile(r"[A-Z0-9][A-Z0-9._-]{0,31}")
 _REFERENCE = re.compile(r"[!-~]{1,64}")
@@ -126,6 +128,11 @@ class OfferedRequest:
     settled: int
 
 
+@dataclass(frozen=True, slots=True)
+class MarkerRequest:
+    """It is time for a marker. It never comes over NATS."""
+
+
 Request = (
     OrderRequest
     | CancelRequest
@@ -135,6 +142,7 @@ Request = (
     | BalancesRequest
     | TransferRequest
     | OfferedRequest
+    | MarkerRequest
 )
 
 
@@ -263,6 +271,7 @@ PARSERS: dict[str, Callable[[bytes], Request]] = {
     "custody.withdrawal.confirmed": _transfer(TransferKind.WITHDRAWAL_CONFIRMED, "withdrawalId"),
     "custody.withdrawal.failed": _transfer(TransferKind.WITHDRAWAL_FAILED, "withdrawalId"),
     COMMAND_REQUEST: parse_offered,
+    MARKER_DUE: lambda data: MarkerRequest(),
 }
 """The parser of each subject. What an operator decides (rights, corrections, rewards, rates) has none: it is asked for
 by the database, where two people and caps stand before it."""

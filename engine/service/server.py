@@ -27,7 +27,8 @@ from engine.service.desk import Desk, Reply, refusal
 from engine.service.follower_process import FollowerProcess
 from engine.service.group import QUEUE_LIMIT, GroupCommitter
 from engine.service.health import HOST, serve_health
-from engine.service.messages import COMMAND_REQUEST, MAX_MESSAGE_BYTES, RefusedMessageError
+from engine.service.markers import MarkerTimer, marker_gauges
+from engine.service.messages import COMMAND_REQUEST, MARKER_DUE, MAX_MESSAGE_BYTES, RefusedMessageError
 from engine.service.metrics import Metrics
 from engine.service.telling import read_cursor, write_cursor
 
@@ -64,6 +65,8 @@ class ServiceConfig:
         database_url: as the application; secret.
         nats_url: with credentials; secret.
         health_port: on 127.0.0.1; 0 lets the system choose.
+        markers: seconds between two markers and seconds that one may wait, until the database says otherwise.
+        marker_every_s: seconds between two markers, whatever the database says; None follows it.
     """
 
     book: str
@@ -73,6 +76,8 @@ class ServiceConfig:
     database_url: str = field(repr=False)
     nats_url: str = field(repr=False)
     health_port: int
+    markers: tuple[int, int] = (300, 60)
+    marker_every_s: int | None = None
 
 
 class ExchangeService:
@@ -124,7 +129,9 @@ class ExchangeService:
             committed,
             self._heard,
         )
-        self._committer = GroupCommitter(self._desk, self._metrics, self._followers.committed)
+        self._markers = MarkerTimer(config.marker_every_s, config.markers, self._mark)
+        self._followers.deadline(self._markers.deadline_s)
+        self._committer = GroupCommitter(self._desk, self._metrics, self._committed)
         try:
             health = await self._serve_health()
             try:
@@ -139,6 +146,7 @@ class ExchangeService:
         committing = asyncio.create_task(self._committer.run())
         following = asyncio.create_task(self._followers.run())
         answering = asyncio.create_task(self._answer_requests())
+        marking = asyncio.create_task(self._markers.run())
         stopped = asyncio.create_task(stopping.wait())
         try:
             await asyncio.wait([committing, stopped, answering, following], return_when=asyncio.FIRST_COMPLETED)
@@ -148,6 +156,7 @@ class ExchangeService:
             self._committer.close()
             await asyncio.wait([committing])
             answering.cancel()
+            marking.cancel()
             await self._broker.flush()
             await self._followers.close(following)
             await self._broker.close()
@@ -186,11 +195,26 @@ class ExchangeService:
         if not self._committer.put(subject, data[: MAX_MESSAGE_BYTES + 1], answer):
             await respond(b"")
 
+    def _committed(self, seq: int) -> None:
+        self._followers.committed(seq)
+        for event in self._desk.take_marked():
+            self._followers.marked(event.engine_seq, event.sequenced_us)
+
+    def _mark(self) -> None:
+        """Have a marker journalled, in its turn."""
+
+        async def unheard(reply: Reply) -> None:
+            return
+
+        self._committer.put(MARKER_DUE, b"", unheard)
+
     def _heard(self, said: dict[str, Any]) -> None:
-        """Take what the database asks for: commands to journal, and when days end."""
+        """Take what the database asks for: commands to journal, when days end, how often there is a marker."""
         if "cutoffs" in said:
             with contextlib.suppress(OSError, ComplineError):
                 self._sequencer.follow(keep_cutoffs(self._config.journal_dir, said["cutoffs"]))
+            self._markers.follow(*said["markers"])
+            self._followers.deadline(self._markers.deadline_s)
             return
         # There are few, and left out of a full queue one would be overtaken by a later one.
         for key, kind, reference, payload in said["requests"]:
@@ -246,6 +270,7 @@ class ExchangeService:
                 "settlement_ok": int(status.get("settlement") == "ok"),
                 "follower_restarts": self._followers.restarts,
                 "command_requests_waiting": int(status.get("requests_waiting", 0)),
+                **marker_gauges(status),
             }
         )
         return self._metrics.text()

@@ -12,6 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from engine.errors import ComplineError, UncheckedError
+from engine.exchange.codec import JournalRecord
+from engine.exchange.commands import Marker
+from engine.exchange.engine import ExchangeEngine
 from engine.exchange.events import Event
 from engine.exchange.follower import JournalFollower
 from engine.exchange.requests import answer_of
@@ -25,6 +28,8 @@ _LINGER_S = 0.05
 _RETRY_S = 0.5
 _REFUSED_RETRY_S = 5.0
 
+AtMarker = Callable[[Connection, ExchangeEngine, JournalRecord], None]
+
 
 class SettlementLoop:
     """One settlement consumer of one book.
@@ -33,13 +38,16 @@ class SettlementLoop:
         url: the book's database, as the application.
         directory: of the exchange.
         committed: the last sequence that may be read.
+        compare: called when exactly everything up to a marker is settled, before anything after it is.
 
     Attributes:
         settled_seq: everything up to here is in the ledger.
         state: `ok`, `unreachable` (it goes on by itself) or `refused` (a person must look), with the reason.
     """
 
-    def __init__(self, url: str, directory: Path, committed: Callable[[], int]) -> None:
+    def __init__(self, url: str, directory: Path, committed: Callable[[], int], compare: AtMarker) -> None:
+        self._compare = compare
+        self._marker: JournalRecord | None = None
         self._url = url
         self._directory = directory
         self._committed = committed
@@ -93,16 +101,24 @@ class SettlementLoop:
                 self._pending.clear()
                 self._follower = JournalFollower(self._directory, min(at, self._committed()))
                 self._settler = None
+                # A marker that was settled and perhaps not compared: whoever did the one was killed before the other.
+                self._marker = self._follower.last_record(Marker)
             if self._settler is None:
                 self._settler = Settler(self._follower.engine.registry)
-            if not self._pending:
+            if not self._pending and self._marker is None:
                 for record, events in self._follower.read(self._committed(), _COMMANDS):
                     self._pending.extend(events)
                     if (answer := answer_of(record, events)) is not None:
                         self._pending.append(answer)
+                    if isinstance(record.command, Marker):
+                        self._marker = record
+                        break
             if self._pending:
                 self._settler.settle(self._connection, self._pending)
                 self._pending.clear()
+        if self._marker is not None:
+            self._compare(self._connection, self._follower.engine, self._marker)
+            self._marker = None
         self.settled_seq = self._follower.seq
 
     def _start_over(self, state: str, error: ComplineError) -> None:

@@ -28,6 +28,14 @@ def serve(
     health_port: Annotated[
         int, typer.Option(min=0, max=65535, help="Where /healthz and /metrics answer on 127.0.0.1; 0: any free port.")
     ] = HEALTH_PORT,
+    compare_every: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=86_400,
+            help="Seconds between two comparisons of engine and ledger; 0: none; default: as the policy says.",
+        ),
+    ] = None,
     book: BookName = None,
     dry_run: DryRun = False,
     as_json: Json = False,
@@ -43,6 +51,8 @@ def serve(
             database_url=there.url,
             nats_url=there.servers.nats_url,
             health_port=health_port,
+            markers=(there.card.policy.marker_every_s, there.card.policy.marker_deadline_s),
+            marker_every_s=compare_every,
         )
         if dry_run:
             talk(f"would serve book {config.book} from {config.journal_dir}")

@@ -1,6 +1,7 @@
 """`compline recon`: reading the outside, and breaks between sources.
 
-What belongs here: collecting readings. What does not: breaks (see `breaks`), and judging (the close does).
+What belongs here: collecting readings. What does not: breaks (see `breaks`), comparisons while trading goes on (see
+`recon_markers`), and judging (the close does).
 """
 
 from __future__ import annotations
@@ -12,13 +13,15 @@ import typer
 from engine.clock import parse_close_date
 from engine.errors import UncheckedError
 from engine.recon.sources import contracts_of, wallets_of
-from pipelines.cli import breaks
+from pipelines.cli import breaks, recon_markers
 from pipelines.cli.options import BookName, DryRun, Json, opened
 from pipelines.cli.output import errors, put_json, put_table
 from pipelines.collect import Collected, collect
 
 app = typer.Typer(help="Reconciliation.", no_args_is_help=True)
 app.add_typer(breaks.app, name="breaks")
+app.command("status")(recon_markers.status)
+app.command("now")(recon_markers.compare_now)
 
 
 @app.command("collect")

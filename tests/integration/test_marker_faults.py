@@ -1,0 +1,144 @@
+"""Comparisons at markers under faults: a planted unit, a settlement that stands still, processes that are killed."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import psutil
+import pytest
+from nats.aio.client import Client
+
+from engine import clock
+from engine.exchange.events import Transfer, TransferKind
+from engine.exchange.history import events_from
+from pipelines import watch
+from tests.fixtures.exchange_service import Served, balances, new_service
+from tests.fixtures.markers import asked, asked_while_locked, compline, locked, plant, results
+
+UNIT = "0.000001"
+DEADLINE_S = 4
+
+
+@pytest.fixture
+def hurried(own_settings: Any) -> Iterator[Served]:
+    """A service whose markers may wait for some seconds only."""
+    service = new_service(own_settings, marker_deadline_s=DEADLINE_S)
+    service.start()
+    yield service
+    service.end()
+
+
+def withdrawn(service: Served, seq: int) -> set[int]:
+    """Accounts whose withdrawals were taken after a sequence."""
+    with events_from(service.directory, seq) as stream:
+        return {
+            event.account
+            for events in stream
+            for event in events
+            if isinstance(event, Transfer) and event.kind == TransferKind.WITHDRAWAL
+        }
+
+
+def withdraw(service: Served, *users: str) -> None:
+    async def say(client: Client) -> None:
+        for user in users:
+            body = {"userId": user, "asset": "BTC", "amount": "0.5", "withdrawalId": f"{user}-{time.monotonic_ns()}"}
+            await client.jetstream().publish("custody.withdrawal.requested", json.dumps(body).encode())
+
+    service.run(say)
+
+
+def held(service: Served, number: int) -> bool:
+    return bool(service.engine().registry.accounts[number].holds)
+
+
+def test_one_unit_is_found_named_and_freezes_that_user_alone_and_is_the_same_break_ever_after(served: Served) -> None:
+    assert asked(served).verdict == "pass"
+    plant(served, "u-3", UNIT)
+    first = asked(served)
+    assert (first.verdict, first.breaks) == ("fail", 1)
+    (named,) = first.detail["breaks"]
+    assert (named["account"], named["asset"], named["difference"]) == ("u-3", "USDT", f"-{UNIT}")
+    with served.book.admin() as owner:
+        judged = owner.execute("SELECT judged_at FROM recon.markers WHERE marker_seq = %s", (first.seq,)).fetchone()
+    assert judged is not None
+    served.until(lambda: held(served, 3), "the exchange holds the user", 5.0)
+    assert (clock.now() - judged[0]).total_seconds() < 5.0
+    seq = served.journalled()
+    withdraw(served, "u-3", "u-4")
+    served.until(lambda: withdrawn(served, seq) == {4}, "others withdraw")
+    # The engine is wrong by a unit for another user: a correction that nobody asked of the ledger.
+    with served.book.admin() as owner:
+        owner.execute(
+            "SELECT exchange.request_command('break:999:engine', 'correct_engine', %s)",
+            (json.dumps({"user_id": 5, "asset": "USDT", "amount": UNIT, "actor": "nobody", "reason": "planted"}),),
+        )
+    plant(served, "u-3", f"-{UNIT}")
+    second = asked(served)
+    assert [(b["account"], b["difference"]) for b in second.detail["breaks"]] == [("u-5", UNIT)]
+    assert asked(served).breaks == 1
+    with served.book.admin() as owner:
+        found = owner.execute(
+            "SELECT b.subject, b.state, count(m.*), b.last_seen > b.first_seen, (SELECT count(*) FROM accounts.holds h"
+            " WHERE h.reference = 'break-' || b.break_id AND h.released_at IS NULL) FROM recon.breaks b"
+            " JOIN recon.marker_breaks m USING (break_id) GROUP BY b.break_id ORDER BY 1"
+        ).fetchall()
+    # Right again at once, u-3 stays held until two people say so.
+    assert found == [("u-3", "open", 1, False, 1), ("u-5", "open", 2, True, 1)]
+    told = watch.look(served.book.opened, [], clock.now()).raised
+    assert sum("differ at sequence" in title for title in told) == 2
+    code, shown = compline(served, "recon", "status")
+    assert (code, shown["verdict"]) == (1, "fail")
+
+
+def test_settlement_that_stands_still_past_the_deadline_is_unknown_and_somebody_is_woken(hurried: Served) -> None:
+    assert asked(hurried).verdict == "pass"
+    with locked(hurried, "ledger.settlement_cursor"):
+        late = asked_while_locked(hurried)
+        hurried.until(lambda: bool(results(hurried)) and results(hurried)[0].seq == late, "it is unknown", 10.0)
+        assert "compline_exchange_marker_verdict 2" in hurried.metrics()
+    one = results(hurried)[0]
+    assert (one.verdict, one.detail) == ("unknown", {"what": "settlement did not reach the marker before its deadline"})
+    assert any("could not be compared" in title for title in watch.look(hurried.book.opened, [], clock.now()).raised)
+    hurried.settled()
+    assert [r.verdict for r in (asked(hurried), *results(hurried)[1:])] == ["pass", "unknown", "pass"]
+
+
+def kill(service: Served, *, whole: bool) -> None:
+    """Kill the process that settles and compares, or the whole service."""
+    assert service.process is not None
+    follower = psutil.Process(service.process.pid).children()[0]
+    if whole:
+        service.kill()
+    follower.kill()
+    follower.wait(10)
+
+
+def test_killed_between_marker_and_comparison_it_is_compared_afterwards_and_once(served: Served) -> None:
+    for count, whole in enumerate((False, True), 1):
+        with locked(served, "recon.marker_balances"):
+            marker = asked_while_locked(served)
+            served.until(
+                lambda at=marker: served.book.value("SELECT last_seq FROM ledger.settlement_cursor") == at,
+                "settlement has reached the marker",
+            )
+            kill(served, whole=whole)
+        if whole:
+            served.start()
+        served.until(lambda n=count: len(results(served)) == n, "it has its result")
+        assert (results(served)[0].seq, results(served)[0].verdict) == (marker, "pass")
+    balances(served)
+
+
+def test_killed_until_the_deadline_is_past_it_is_unknown(hurried: Served) -> None:
+    with locked(hurried, "ledger.settlement_cursor"):
+        late = asked_while_locked(hurried)
+        kill(hurried, whole=True)
+    time.sleep(DEADLINE_S)
+    hurried.start()
+    hurried.until(lambda: len(results(hurried)) == 1, "it has its result")
+    assert (results(hurried)[0].seq, results(hurried)[0].verdict) == (late, "unknown")
+    assert asked(hurried).verdict == "pass"

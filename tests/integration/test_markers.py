@@ -1,0 +1,94 @@
+"""Engine against ledger at markers, over a real service with random traffic: no false break, and none missed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import timedelta
+from typing import Any
+
+import psycopg
+import pytest
+from nats.aio.client import Client
+
+from engine import clock
+from engine.exchange.conformance import EngineName
+from engine.exchange.replay import replay
+from engine.store.connect import connect
+from engine.store.markers import MarkerResult
+from pipelines import watch
+from tests.fixtures.exchange_service import USERS, Served, balances, new_service
+from tests.fixtures.markers import asked, compline, journalled, results, traffic
+
+
+@pytest.fixture(scope="module")
+def marked(own_settings: Any) -> Iterator[Served]:
+    service = new_service(own_settings)
+    service.arguments = ("--compare-every", "1")
+    service.start()
+    yield service
+    service.end()
+
+
+def test_live_traffic_is_never_a_break_and_both_engines_replay_the_journal_with_its_markers(marked: Served) -> None:
+    async def work(client: Client) -> list[MarkerResult]:
+        trading = [asyncio.create_task(traffic(client, 2.5, seed)) for seed in range(3)]
+        found = []
+        while not all(task.done() for task in trading):
+            found.append(await asyncio.to_thread(asked, marked))
+        assert sum([await task for task in trading]) > 100
+        return found
+
+    found = marked.run(work)
+    balances(marked)
+    marked.until(lambda: len(results(marked)) == len(journalled(marked)), "every marker has its result")
+    every = results(marked)
+    assert [one.seq for one in every] == journalled(marked)[::-1]
+    assert {one.verdict for one in every} == {"pass"}, every
+    assert len(found) >= 4
+    assert any(not one.reference for one in every), "the service's own clock has them journalled too"
+    assert min(one.engine_rows or 0 for one in every) >= 2 * USERS
+    assert {one.engine_rows == one.ledger_rows for one in every} == {True}
+    one, two = (replay(marked.directory, name).as_dict() for name in EngineName)
+    assert {name for name in one if one[name] != two[name]} <= {"engine", "seconds", "commands_per_second"}
+    assert "compline_exchange_marker_verdict 0" in marked.metrics()
+
+
+def test_a_verdict_is_nobodys_to_forge(marked: Served) -> None:
+    def refused(statement: str, *values: object) -> str:
+        with closing(connect(marked.book.opened.url)) as connection, pytest.raises(psycopg.Error) as caught:
+            connection.execute(statement.encode(), values)
+        return str(caught.value)
+
+    row = "(1, '2026-01-01', now(), '', 'pass', 1, 1, 0, 1, '{}')"
+    assert "permission denied" in refused(f"INSERT INTO recon.markers VALUES {row}")
+    assert "permission denied" in refused("DELETE FROM recon.marker_balances")
+    assert "permission denied" in refused("INSERT INTO recon.marker_breaks VALUES (1, 1, 0, 1)")
+    judge = "SELECT recon.judge_marker(%s, '2026-01-01', now(), '', 'x', 0)"
+    assert "read committed" in refused(judge, 1)
+    with closing(connect(marked.book.opened.url)) as connection:
+        connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        with pytest.raises(psycopg.Error, match="not where settlement is"):
+            connection.execute(judge.encode(), (10**12,))
+    with marked.book.admin() as owner, pytest.raises(psycopg.Error) as caught:
+        owner.execute("UPDATE recon.markers SET verdict = 'pass'")
+    assert caught.value.sqlstate == "CL003"
+
+
+def test_an_exchange_that_is_not_compared_any_more_is_unknown_and_alerted(marked: Served) -> None:
+    """Whatever is away: the watch needs none of it."""
+    last = asked(marked)
+    assert last.verdict == "pass"
+    now = clock.now()
+    for later, heard in ((timedelta(0), False), (timedelta(hours=1), True)):
+        told = watch.look(marked.book.opened, [], now + later).raised
+        assert any("have not been compared since" in title for title in told) is heard
+
+
+def test_the_command_line_asks_for_a_marker_and_shows_what_came_of_it(marked: Served) -> None:
+    code, shown = compline(marked, "recon", "now")
+    assert (code, shown["verdict"], shown["breaks"]) == (0, "pass", 0)
+    code, shown = compline(marked, "recon", "status")
+    assert (code, shown["verdict"]) == (0, "pass")
+    assert shown["markers"][0]["engine_rows"] >= 2 * USERS
