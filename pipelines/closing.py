@@ -20,7 +20,6 @@ from typing import Any
 import psutil
 
 from engine.errors import ComplineError
-from engine.events.relay import relay
 from engine.store import days, runs, seals
 from engine.store.connect import connect, typed_errors
 from engine.store.days import Gate
@@ -207,6 +206,8 @@ class Closer:
 
 def publish(opened: OpenBook, talk: Talk) -> int:
     """Tell what the outbox holds; a broker that is away is said and never stops a close."""
+    from engine.events.relay import relay
+
     try:
         return relay(opened.url, opened.servers.nats_url)
     except ComplineError as error:

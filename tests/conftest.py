@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
 from pipelines.local.servers import ensure_servers, purge
 from pipelines.local.urls import Servers
 from pipelines.settings import Settings, load_settings
+from tests.fixtures.places import choose, forget_power_loss, new_folder, sweep
 
 pytest_plugins = [
     f"tests.fixtures.{path.stem}"
@@ -43,7 +42,6 @@ LONGEST = (
 )
 """Files that take longest, in that order: begun last, one would run on while the other processes stand idle."""
 CHROMIUM = Path("/usr/bin/chromium")
-PREFIX = "compline-test-"
 QUIET = {
     "DO_NOT_TRACK": "1",
     "DAGSTER_DISABLE_TELEMETRY": "1",
@@ -52,8 +50,9 @@ QUIET = {
 }
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     os.environ.update(QUIET)
+    choose(config)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -89,7 +88,7 @@ def new_home() -> Iterator[Callable[[], Path]]:
     made: list[Path] = []
 
     def make() -> Path:
-        made.append(_folder() / "home")
+        made.append(new_folder() / "home")
         return made[-1]
 
     yield make
@@ -101,8 +100,8 @@ def new_home() -> Iterator[Callable[[], Path]]:
 @pytest.fixture(scope="session")
 def home() -> Iterator[Path]:
     """The session's home, which subprocesses find too: COMPLINE_HOME names it."""
-    _sweep()
-    folder = _folder()
+    sweep()
+    folder = new_folder()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COMPLINE_HOME", str(folder / "home"))
         yield folder / "home"
@@ -119,20 +118,7 @@ def settings(home: Path) -> Settings:
 @pytest.fixture(scope="session")
 def servers(settings: Settings) -> Servers:
     """Running servers with every role, and the default book's empty database: nothing is migrated."""
-    return ensure_servers(settings, talk=lambda line: None)
-
-
-def _folder() -> Path:
-    """A folder that the server's user can enter, named after this process so that a killed run's can be swept."""
-    folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-"))
-    folder.chmod(0o755)
-    return folder
-
-
-def _sweep() -> None:
-    """End the servers of test runs that were killed."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
-        pid = folder.name.removeprefix(PREFIX).split("-")[0]
-        if pid.isdigit() and not psutil.pid_exists(int(pid)) and os.access(folder, os.W_OK):
-            purge(folder / "home")
-            shutil.rmtree(folder, ignore_errors=True)
+    running = ensure_servers(settings, talk=lambda line: None)
+    if settings.embedded_postgres:
+        forget_power_loss(settings.home)
+    return running

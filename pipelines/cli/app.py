@@ -1,54 +1,86 @@
 """`compline`: the root of the command line.
 
-What belongs here: assembling the commands and the exit codes. What does not: any command.
+What belongs here: which commands there are, loading the one that is asked for, and the exit codes.
+What does not: any command.
+
+A command's module is imported when the command is called (or helped with): each pays for what it needs alone. All of
+them together take seconds, most of it for libraries that one or two commands use.
 """
 
 from __future__ import annotations
 
+import importlib
 import sys
+from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
-from pipelines.cli import (
-    accounts,
-    admin,
-    alerts,
-    close,
-    demo,
-    evidence,
-    exchange,
-    keys,
-    ledger,
-    local,
-    market,
-    pnl,
-    proofs,
-    recon,
-    reserves,
-)
 from pipelines.cli.output import err
 
+COMMANDS = {
+    "demo": "demo:demo",
+    "up": "local:up",
+    "down": "local:down",
+    "dev": "local:dev",
+    "doctor": "doctor:doctor",
+    "keys": "keys:app",
+    "close": "close:app",
+    "exchange": "exchange:app",
+    "ledger": "ledger:app",
+    "recon": "recon:app",
+    "accounts": "accounts:app",
+    "reserves": "reserves:app",
+    "evidence": "evidence:app",
+    "alerts": "alerts:app",
+    "admin": "admin:app",
+    "market": "market:app",
+    "pnl": "pnl:pnl",
+}
+"""Name of each command or group, and where it is: module of `pipelines.cli`, then the function or application."""
+
+
+class OnDemand(TyperGroup):
+    """A group whose members are imported when they are asked for."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Names, in the order of the help."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command of a name, none where there is no such command."""
+        if cmd_name not in self.commands and cmd_name in COMMANDS:
+            module, _, attribute = COMMANDS[cmd_name].partition(":")
+            found = getattr(importlib.import_module(f"pipelines.cli.{module}"), attribute)
+            self.commands[cmd_name] = _built(cmd_name, found)
+        return self.commands.get(cmd_name)
+
+
+def _built(name: str, found: Any) -> Any:
+    """Click's object for a function or a Typer application."""
+    holder = typer.Typer(add_completion=False, pretty_exceptions_show_locals=False)
+    holder.callback()(lambda: None)
+    if isinstance(found, typer.Typer):
+        holder.add_typer(found, name=name)
+    else:
+        holder.command(name)(found)
+    group: Any = typer.main.get_command(holder)
+    return group.commands[name]
+
+
 app = typer.Typer(
+    cls=OnDemand,
     help="Compline closes an exchange's day: reconciled, proven, sealed.",
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("demo")(demo.demo)
-local.register(app)
-app.add_typer(keys.app, name="keys")
-app.add_typer(close.app, name="close")
-app.add_typer(exchange.app, name="exchange")
-app.add_typer(ledger.app, name="ledger")
-app.add_typer(recon.app, name="recon")
-app.add_typer(accounts.app, name="accounts")
-proofs.register(reserves.app)
-app.add_typer(reserves.app, name="reserves")
-app.add_typer(evidence.app, name="evidence")
-app.add_typer(alerts.app, name="alerts")
-app.add_typer(admin.app, name="admin")
-app.add_typer(market.app, name="market")
-app.command("pnl")(pnl.pnl)
+
+
+@app.callback()
+def _root() -> None:
+    """Compline closes an exchange's day: reconciled, proven, sealed."""
+
 
 USAGE = 64
 INTERRUPTED = 130

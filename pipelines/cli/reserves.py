@@ -28,11 +28,13 @@ from engine.reserves.merkle import consistency_proof
 from engine.reserves.rotation import KeysInForce, fingerprint_of, walk
 from engine.store import attestations, days, log, rotations
 from engine.store.connect import connect, typed_errors
+from pipelines.cli import proofs
 from pipelines.cli.options import BookName, DryRun, Json, opened
 from pipelines.cli.output import errors, put_json, put_table, talk
 from pipelines.key_store import load_keys
 
 app = typer.Typer(help="Proof of reserves: the log, attested addresses, dumps.", no_args_is_help=True)
+proofs.register(app)
 
 _LONGEST = 1 << 22
 

@@ -26,7 +26,9 @@ def tracked(*patterns: str) -> list[Path]:
 
 
 def commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    for name, command in group.commands.items():
+    for name in group.list_commands(None):
+        command = group.get_command(None, name)
+        assert command.name == name
         if hasattr(command, "commands"):
             yield from commands(command, (*path, name))
         else:
