@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
+from checks.gx_outside import outside_captures
 from checks.gx_suites import Capture, Rule, captures
 from engine.errors import UncheckedError
 
@@ -69,11 +70,26 @@ def validate_day(url: str, day: date, version: int) -> tuple[int, list[Finding]]
     """
     checked, findings = 0, []
     with _source(url) as (source, engine):
-        for capture in captures(day, version):
+        wanted = captures(day, version)
+        if _names_outside(engine, day):
+            wanted += outside_captures(day, version)
+        for capture in wanted:
             count, found = _validate(source, engine, capture)
             checked += count
             findings += found
     return checked, findings
+
+
+def _names_outside(engine: Any, day: date) -> bool:
+    """Whether the policy of a day names wallets or contracts; a book without them pays nothing for their suites."""
+    import sqlalchemy as sa
+
+    named = sa.text(
+        "SELECT coalesce(jsonb_array_length(policy -> 'custody_wallets'), 0)"
+        " + coalesce(jsonb_array_length(policy -> 'staking_contracts'), 0) FROM close.policy_on(:d)"
+    )
+    with engine.connect() as connection:
+        return bool(connection.execute(named, {"d": day}).scalar())
 
 
 @contextmanager

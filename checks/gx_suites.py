@@ -75,11 +75,11 @@ def _trades(d: str) -> Capture:
         count=f"SELECT count(*), count(*) FROM ledger.journals WHERE close_date = {d} AND kind = 'trade'",
         expectations=lambda e: [
             e.ExpectColumnValuesToBeUnique(column="trade_id"),
-            *_not_null(e, "posting_no", "market", "taker_side", "maker_id", "taker_id", "effective_at"),
+            *not_null(e, "posting_no", "market", "taker_side", "maker_id", "taker_id", "effective_at"),
             e.ExpectColumnValuesToBeInSet(column="taker_side", value_set=["buy", "sell"]),
         ],
         rules=(
-            _unique("engine_seq", "fill_index"),
+            unique("engine_seq", "fill_index"),
             Rule(
                 "the market is known",
                 "SELECT trade_id::text AS trade_id, market FROM {batch}"
@@ -114,10 +114,10 @@ def _engine_balances(d: str, v: int) -> Capture:
         count=f"SELECT (SELECT count(*) FROM close.user_balance_snapshots WHERE close_date = {d} AND version = {v}),"
         " (SELECT count(*) + 2 FROM accounts.users) * (SELECT count(*) FROM exchange.assets)",
         expectations=lambda e: [
-            *_not_null(e, "account", "asset", "available", "locked", "staked", "in_transit"),
+            *not_null(e, "account", "asset", "available", "locked", "staked", "in_transit"),
         ],
         rules=(
-            _unique("account", "asset"),
+            unique("account", "asset"),
             Rule(
                 "the account is a user's, the house's fees or what users owe",
                 "SELECT account, asset FROM (SELECT * FROM {batch}) b WHERE account NOT IN ('house:fees', 'house:owed')"
@@ -153,7 +153,7 @@ def _mark_prices(d: str, v: int) -> Capture:
         count=f"SELECT (SELECT count(DISTINCT asset) FROM ({held}) h), (SELECT count(*) FROM exchange.assets)",
         expectations=lambda e: [
             e.ExpectColumnValuesToBeUnique(column="asset"),
-            *_not_null(e, "asset", "price", "source", "at"),
+            *not_null(e, "asset", "price", "source", "at"),
             e.ExpectColumnValuesToMatchRegex(column="source", regex=SOURCE),
         ],
         rules=(
@@ -192,10 +192,10 @@ def _snapshots(d: str, v: int) -> Capture:
         key=("account", "asset"),
         count=f"SELECT count(*), count(*) FROM ({users}) u",
         expectations=lambda e: [
-            *_not_null(e, "account", "asset", "total", "mark", "value", "row_hash"),
+            *not_null(e, "account", "asset", "total", "mark", "value", "row_hash"),
         ],
         rules=(
-            _unique("account", "asset"),
+            unique("account", "asset"),
             Rule(
                 "it holds what the ledger owes",
                 f"SELECT account, asset, total::text AS total FROM (SELECT * FROM {{batch}}) b LEFT JOIN ({users}) u"
@@ -216,7 +216,7 @@ def _snapshots(d: str, v: int) -> Capture:
     )
 
 
-def _unique(*columns: str) -> Rule:
+def unique(*columns: str) -> Rule:
     """Columns that together name one row; Great Expectations' own query for it compares every row with every other."""
     shown = ", ".join(f"{column}::text AS {column}" for column in columns)
     together = ", ".join(columns)
@@ -226,5 +226,6 @@ def _unique(*columns: str) -> Rule:
     )
 
 
-def _not_null(expectations: Any, *columns: str) -> list[Any]:
+def not_null(expectations: Any, *columns: str) -> list[Any]:
+    """Columns that must be filled, one expectation each."""
     return [expectations.ExpectColumnValuesToNotBeNull(column=column) for column in columns]

@@ -17,7 +17,7 @@ from engine.store.connect import typed_errors
 
 NAME = "inputs_have_expected_shape"
 ASSET = ("close", "user_balance_snapshots")
-"""The first definition at which all four tables of the day are there; recon, trees and seal come after it."""
+"""The first definition at which all captured tables of the day are there; recon, trees and seal come after it."""
 
 
 def build_input_shape_check(partitions: dg.PartitionsDefinition) -> dg.AssetChecksDefinition:
@@ -30,8 +30,9 @@ def build_input_shape_check(partitions: dg.PartitionsDefinition) -> dg.AssetChec
     @dg.asset_check(
         asset=dg.AssetKey(list(ASSET)),
         name=NAME,
-        description="Trades, engine balances, marks and snapshots of the date: keys unique, nothing missing, known"
-        " values, known accounts, assets and markets, row counts that fit each other. Great Expectations.",
+        description="Trades, engine balances, marks and snapshots of the date, and what custody and chain said: keys"
+        " unique, nothing missing, known values, known accounts, assets, markets, wallets and contracts, row counts"
+        " that fit each other. Great Expectations.",
         blocking=True,
         required_resource_keys={"close"},
         partitions_def=partitions,

@@ -10,7 +10,7 @@ import decimal
 import re
 from decimal import Decimal
 
-from engine.errors import InputError
+from engine.errors import InputError, UncheckedError
 
 MAX_DECIMALS = 18
 """NUMERIC(38,18) holds no more; an asset configured with more is refused."""
@@ -78,6 +78,20 @@ def to_units(amount: Decimal, decimals: int, *, record: str) -> int:
 def from_units(units: int, decimals: int) -> Decimal:
     """An integer of smallest units as an exact `Decimal`."""
     return Decimal(units).scaleb(-decimals, CONTEXT)
+
+
+def storable(units: int, decimals: int, subject: str) -> None:
+    """Refuse an amount that an outside source states and that no column of the books can hold.
+
+    Raises:
+        UncheckedError: it is beyond 2^127 smallest units, or beyond 20 digits before the point.
+    """
+    if abs(units) > MAX_UNITS or abs(units) >= 10 ** (20 + decimals):
+        raise UncheckedError(
+            f"{subject} states {text_of(from_units(units, decimals))}: more than the books can hold",
+            rule="amounts lie within 2^127 smallest units and 20 digits before the point",
+            next_step="ask the source; it is read again at the next collection",
+        )
 
 
 def text_of(amount: Decimal) -> str:

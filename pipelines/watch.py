@@ -36,6 +36,10 @@ HEARTBEAT_TIMEOUT_S = 10.0
 Talk = Callable[[str], None]
 
 
+class HeartbeatError(UncheckedError):
+    """The outside that listens for the heartbeat does not answer; the book itself was looked at."""
+
+
 @dataclass
 class Look:
     """What one look at a book found and did.
@@ -183,13 +187,13 @@ def beat(url: str) -> None:
     """Tell the outside that this book was looked at and nothing is overdue; its silence pages.
 
     Raises:
-        UncheckedError: the outside does not answer.
+        HeartbeatError: the outside does not answer.
     """
     try:
         with urllib.request.urlopen(url, timeout=HEARTBEAT_TIMEOUT_S) as answer:  # an http or https URL, by settings
             answer.read(1024)
     except (OSError, ValueError) as error:
-        raise UncheckedError(
+        raise HeartbeatError(
             f"the heartbeat could not be told: {type(error).__name__}",
             rule="its silence pages",
             next_step="check COMPLINE_HEARTBEAT_URL and the network",
@@ -223,7 +227,7 @@ def watch(opened: OpenBook, *, every_s: float, talk: Talk, stop: Callable[[], bo
 
 def _tell_away(opened: OpenBook, places: Sequence[Channel], error: ComplineError, away: bool, talk: Talk) -> bool:
     """A database that is away cannot remember its own alert: it is sent at once, once until it is back."""
-    if away or "heartbeat" in error.what:
+    if away or isinstance(error, HeartbeatError):
         return away
     alert = Alert(
         key=f"{opened.book.name}:database",

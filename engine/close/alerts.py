@@ -56,6 +56,8 @@ def from_event(subject: str, payload: dict[str, Any]) -> Alert | None:
         return _of_failure(subject, payload)
     if subject == "eod.day.reopened":
         return _of_reopening(payload)
+    if subject == "eod.reading.changed":
+        return _of_changed_reading(payload)
     if subject == "account.obligation.overdue":
         return _of_obligation(payload)
     return None
@@ -178,6 +180,23 @@ def _of_reopening(payload: dict[str, Any]) -> Alert:
         facts=tuple((name, str(payload.get(name))) for name in ("reason", "maker", "checker")),
         runbook="reopen.md",
         command=f"compline close status {day} --book {book}",
+    )
+
+
+def _of_changed_reading(payload: dict[str, Any]) -> Alert:
+    book, day, version = payload.get("book"), payload.get("close_date"), payload.get("version")
+    source, subject, what = (str(payload.get(name)) for name in ("source", "subject", "what"))
+    return Alert(
+        key=f"{book}:{day}:v{version}:reading:{subject}:{sha256_jcs([what])[:16]}",
+        severity=ERROR,
+        title=f"a reading of {day} in {book} differs from the one that v{version} was sealed on",
+        facts=(
+            ("source", source),
+            ("what", what),
+            ("close again", f"compline close reopen {day} --reason … --by … --second … --book {book}"),
+        ),
+        runbook="reading_changed.md",
+        command=f"compline recon collect --date {day} --book {book}",
     )
 
 

@@ -94,7 +94,7 @@ class Policy:
         closure_days: how many days a request to close an account can be taken back.
         dust_value: what a closing account may give up per asset, in the reporting currency at the last closing mark.
         custody_wallets: (wallet, asset, kind, provider, coin, id, decimals) of every wallet that is read and compared.
-        staking_contracts: (contract, asset, decimals) of every contract whose total is compared.
+        staking_contracts: (contract, asset, decimals[, provider]) of every contract whose total is compared.
         in_transit_max_days: close dates that a deposit or withdrawal may be in transit before it is a break.
         lot_method: which lot a disposal takes first: fifo, lifo, hifo, lofo or average.
         fee_treatment: `disposal`: a fee is an expense, paid at mark; `capitalised`: it is part of the price.
@@ -145,7 +145,7 @@ class Policy:
     closure_days: int = 30
     dust_value: str = "0"
     custody_wallets: tuple[tuple[str, str, str, str, str, str, int], ...] = ()
-    staking_contracts: tuple[tuple[str, str, int], ...] = ()
+    staking_contracts: tuple[tuple[str, str, int] | tuple[str, str, int, str], ...] = ()
     in_transit_max_days: int = 2
     lot_method: str = "fifo"
     fee_treatment: str = "disposal"

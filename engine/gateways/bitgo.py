@@ -75,12 +75,17 @@ class Line:
 
 @dataclass(frozen=True)
 class Reading:
-    """A wallet and its transfer list as BitGo told them, with the raw bodies."""
+    """A wallet and its transfer list as BitGo told them, with the raw bodies.
+
+    Attributes:
+        whole: whether the list goes back to the wallet's first line: the last page named no further one.
+    """
 
     state: WalletState
     lines: tuple[Line, ...]
     skew_s: int | None
     bodies: tuple[bytes, ...]
+    whole: bool = False
 
     def confirmed_at(self, instant: datetime) -> int:
         """The confirmed balance at an instant, read back along the list, line by line."""
@@ -162,8 +167,9 @@ def parse_bodies(bodies: Sequence[bytes], coin: str, wallet: str) -> Reading:
     state = state_of(strict_json(bodies[0], where), coin, wallet) if bodies else None
     if state is None:
         raise _malformed(where, "the reading is empty")
-    lines = [line for body in bodies[1:] for line in lines_of(strict_json(body, where), where)]
-    return Reading(state, tuple(lines), None, tuple(bodies))
+    pages = [strict_json(body, where) for body in bodies[1:]]
+    lines = [line for page in pages for line in lines_of(page, where)]
+    return Reading(state, tuple(lines), None, tuple(bodies), bool(pages) and not pages[-1].get("nextBatchPrevId"))
 
 
 def state_of(value: Any, coin: str, wallet: str) -> WalletState:

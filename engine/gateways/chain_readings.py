@@ -14,8 +14,6 @@ from engine.errors import UncheckedError
 from engine.gateways.chain import Block, StakedTotal
 from engine.gateways.web import strict_json
 
-SOURCE = "evm"
-
 
 def envelope(total: StakedTotal, taken_at: datetime) -> bytes:
     """The reading as bytes to store."""
@@ -52,6 +50,23 @@ def total_at(raw: bytes, contract: str, cutoff: datetime) -> StakedTotal:
     if block.time_s > int(cutoff.timestamp()):
         raise _unusable(contract, f"is of block {block.number}, after the cut-off")
     return total
+
+
+def changed(old: bytes, new: bytes, contract: str, cutoff: datetime) -> str:
+    """What a later reading says differently of a contract at a cut-off; empty where nothing, or where it cannot say."""
+    try:
+        before, after = (total_at(raw, contract, cutoff) for raw in (old, new))
+    except UncheckedError:
+        return ""
+    said = []
+    if before.units != after.units:
+        said.append(f"the total at the cut-off was {before.units} and is {after.units} smallest units")
+    if before.block != after.block:
+        said.append(
+            f"it was read at block {before.block.number} {before.block.hash} and is at"
+            f" {after.block.number} {after.block.hash}"
+        )
+    return f"{contract}: {'; '.join(said)}" if said else ""
 
 
 def _unusable(contract: str, what: str) -> UncheckedError:

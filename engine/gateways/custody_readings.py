@@ -15,10 +15,11 @@ from engine.clock import iso_us
 from engine.errors import UncheckedError
 from engine.gateways.bitgo import Line, Reading, parse_bodies
 from engine.gateways.web import strict_json
+from engine.money import from_units, text_of
 from engine.recon.sources import WalletSource
 
-SOURCE = "bitgo"
 MAX_SKEW_S = 60
+SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -27,13 +28,17 @@ class WalletAt:
 
     Attributes:
         units: confirmed before the cut-off.
-        moved: lines confirmed from the opening instant up to the cut-off.
+        confirmed: every line confirmed before the cut-off that the list has.
+        moved: those of them confirmed from the opening instant on.
         pending: lines not confirmed when it was read.
+        whole: whether the list went back to the wallet's first line.
     """
 
     units: int
+    confirmed: tuple[Line, ...]
     moved: tuple[Line, ...]
     pending: tuple[Line, ...]
+    whole: bool
 
 
 def envelope(source: WalletSource, reading: Reading, taken_at: datetime) -> bytes:
@@ -74,12 +79,42 @@ def wallet_at(raw: bytes, source: WalletSource, opening: datetime, cutoff: datet
     if not isinstance(skew, int) or abs(skew) > MAX_SKEW_S:
         raise _unusable(source, f"was taken under a clock that differs from the custodian's by {skew} s")
     reading = parse_bodies(_bodies(value), source.coin, source.wallet_id)
-    confirmed = [line for line in reading.lines if line.state == "confirmed"]
+    confirmed = tuple(line for line in reading.lines if line.state == "confirmed" and line.at < cutoff)
     return WalletAt(
         reading.confirmed_at(cutoff),
-        tuple(line for line in confirmed if opening <= line.at < cutoff),
+        confirmed,
+        tuple(line for line in confirmed if opening <= line.at),
         tuple(line for line in reading.lines if line.state == "pending"),
+        reading.whole,
     )
+
+
+def changed(old: bytes, new: bytes, source: WalletSource, since: datetime, cutoff: datetime) -> str:
+    """What a later reading says differently of a wallet at a cut-off; empty where nothing, or where it cannot say.
+
+    Args:
+        old: the reading that the date was closed on.
+        new: the later one.
+        source: the wallet.
+        since: lines confirmed from here on are compared.
+        cutoff: of the date.
+    """
+    try:
+        before, after = (wallet_at(raw, source, since, cutoff) for raw in (old, new))
+    except UncheckedError:
+        return ""
+    was, now = ({(x.transfer, x.units, x.fee, x.at): x for x in one.moved} for one in (before, after))
+    said = []
+    if before.units != after.units:
+        was_held, now_held = (text_of(from_units(one.units, source.decimals)) for one in (before, after))
+        said.append(f"the balance at the cut-off was {was_held} and is {now_held}")
+    for what, lines in (
+        ("gone", [x for key, x in was.items() if key not in now]),
+        ("new", [x for key, x in now.items() if key not in was]),
+    ):
+        if lines:
+            said.append(f"{len(lines)} lines {what}: {', '.join(x.reference for x in lines[:SHOWN])}")
+    return f"{source.subject}: {'; '.join(said)}" if said else ""
 
 
 def _bodies(value: dict[str, Any]) -> list[bytes]:

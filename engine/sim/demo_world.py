@@ -11,6 +11,7 @@ from datetime import date
 from typing import Any
 
 from engine.clock import CloseDate, CutOffRule
+from engine.close.policy import GATES, OUTSIDE_GATES
 from engine.exchange.commands import SetAsset, SetMarket
 
 
@@ -100,7 +101,22 @@ USER_FUNDS = {
 }
 """Least and most that a user deposits, in smallest units."""
 
-POLICY: dict[str, Any] = {
+WALLETS = tuple(
+    (
+        wallet,
+        one.symbol,
+        kind,
+        "simulated",
+        one.symbol.lower(),
+        f"simulated-{wallet}-{one.symbol.lower()}",
+        one.decimals,
+    )
+    for wallet, kind in (("main", "hot"), ("cold", "cold"), ("house", "house"))
+    for one in ASSETS
+)
+STAKING_CONTRACT = "0x" + "51" * 20
+
+EARNING: dict[str, Any] = {
     "fee_tiers": (("0", 200, 1000), ("200000", 100, 800), ("1000000", -50, 600)),
     "staking_asset": "QTRA",
     "staking_funding_ppm": 200_000,
@@ -108,5 +124,16 @@ POLICY: dict[str, Any] = {
     "reward_cap": "1000000",
     "reward_cap_ppm": 10_000,
 }
-"""What the demo's policy says beyond the defaults: volume earns tiers, the highest with a rebate; a fifth of the fee
-income goes into the rewards pot, and half of the pot is paid out each day."""
+"""Volume earns tiers, the highest with a rebate; a fifth of the fee income goes into the rewards pot, and half of the
+pot is paid out each day."""
+
+OUTSIDE: dict[str, Any] = {
+    "custody_wallets": WALLETS,
+    "staking_contracts": ((STAKING_CONTRACT, "QTRA", 18, "simulated"),),
+    "required_gates": (*GATES, *OUTSIDE_GATES),
+}
+"""Custody (a hot, a cold and a house wallet an asset) and the staking contract are simulated, and compared like real
+ones."""
+
+POLICY: dict[str, Any] = EARNING | OUTSIDE
+"""What the demo's policy says beyond the defaults."""

@@ -1,4 +1,4 @@
-"""Step `custody_movements`: network fees, and coins between wallets, journalled from the wallets' own transfer lists.
+"""Step `custody_movements`: network fees, coins between wallets and the house's capital, from the wallets' own lists.
 
 What belongs here: what is due, what is booked already, and posting the difference on house accounts.
 What does not: deposits and withdrawals of users (the engine's commands move them).
@@ -9,7 +9,7 @@ from __future__ import annotations
 from engine.canonical import row_hash, sha256_jcs, table_digest
 from engine.clock import to_us
 from engine.errors import UncheckedError
-from engine.ledger.journal import NETWORK_FEE_EXPENSE, Journal, Leg, custody
+from engine.ledger.journal import HOUSE_CAPITAL, NETWORK_FEE_EXPENSE, Journal, Leg, custody
 from engine.money import from_units, text_of, to_units
 from engine.recon.sources import DEPOSIT_WALLET
 from engine.steps.context import Inputs, Step, StepContext, StepOutput
@@ -71,7 +71,7 @@ def _units(movement: Movement, places: dict[str, int]) -> int:
 def _journal(context: StepContext, day: Day, key: tuple[str, str, str, str], units: int, sweep: int) -> Journal:
     assert day.cutoff_at is not None
     kind, name, wallet, asset = key
-    other = NETWORK_FEE_EXPENSE if kind == "network_fee" else custody(DEPOSIT_WALLET)
+    other = {"network_fee": NETWORK_FEE_EXPENSE, "house_capital": HOUSE_CAPITAL}.get(kind, custody(DEPOSIT_WALLET))
     return Journal(
         kind=kind,
         reference_type=kind,

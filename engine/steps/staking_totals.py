@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from engine.canonical import sha256_jcs
 from engine.errors import UncheckedError
-from engine.gateways.chain_readings import SOURCE, total_at
-from engine.money import from_units, text_of
+from engine.gateways.chain_readings import total_at
+from engine.money import from_units, storable, text_of
 from engine.recon.sources import ContractSource, contracts_of
 from engine.steps.context import Inputs, Step, StepContext, StepOutput
 from engine.store import readings
@@ -26,7 +26,7 @@ def inputs(connection: Connection, context: StepContext, day: Day) -> Inputs:
     """The policy's contracts, the newest reading of each, and the wallets' step, which makes room for both."""
     found = {}
     for source in contracts_of(context.policy.staking_contracts):
-        reading = readings.newest(connection, SOURCE, subject_of(source, context))
+        reading = readings.newest(connection, source.source, subject_of(source, context))
         found[source.contract] = reading.sha256 if reading else None
     return {"policy_sha256": context.policy.sha256, "readings": found, "version": day.version}
 
@@ -47,10 +47,11 @@ def write(connection: Connection, context: StepContext, day: Day) -> StepOutput:
 
 def _total(connection: Connection, context: StepContext, day: Day, source: ContractSource) -> dict[str, str]:
     assert day.cutoff_at is not None
-    reading = readings.newest(connection, SOURCE, subject_of(source, context))
+    reading = readings.newest(connection, source.source, subject_of(source, context))
     if reading is None:
         raise UncheckedError(f"{source.contract} has no stored reading for {context.close_date}")
     found = total_at(reading.raw, source.contract, day.cutoff_at)
+    storable(found.units, source.decimals, source.contract)
     total = from_units(found.units, source.decimals)
     readings.put_staking(
         connection,

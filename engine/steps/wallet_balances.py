@@ -13,8 +13,8 @@ from decimal import Decimal
 from engine.canonical import sha256_jcs
 from engine.errors import UncheckedError
 from engine.gateways.bitgo import Line
-from engine.gateways.custody_readings import SOURCE, WalletAt, wallet_at
-from engine.money import from_units, text_of, to_units
+from engine.gateways.custody_readings import WalletAt, wallet_at
+from engine.money import from_units, storable, text_of, to_units
 from engine.recon.sources import WalletSource, wallets_of
 from engine.steps.context import Inputs, Step, StepContext, StepOutput
 from engine.store import days, readings
@@ -34,7 +34,7 @@ def inputs(connection: Connection, context: StepContext, day: Day) -> Inputs:
     """The policy's wallets and the newest reading of each."""
     found = {}
     for source in wallets_of(context.policy.custody_wallets):
-        reading = readings.newest(connection, SOURCE, subject_of(source, context))
+        reading = readings.newest(connection, source.source, subject_of(source, context))
         found[source.subject] = reading.sha256 if reading else None
     return {"policy_sha256": context.policy.sha256, "readings": found, "version": day.version}
 
@@ -56,7 +56,7 @@ def write(connection: Connection, context: StepContext, day: Day) -> StepOutput:
 
 def _wallet(connection: Connection, context: StepContext, day: Day, source: WalletSource) -> tuple[Decimal, int]:
     assert day.cutoff_at is not None
-    reading = readings.newest(connection, SOURCE, subject_of(source, context))
+    reading = readings.newest(connection, source.source, subject_of(source, context))
     if reading is None:
         raise UncheckedError(f"{source.subject} has no stored reading for {context.close_date}")
     before = days.read(connection, context.close_date - timedelta(days=1))
@@ -66,6 +66,8 @@ def _wallet(connection: Connection, context: StepContext, day: Day, source: Wall
     known = readings.known_transfers(connection, context.close_date, source.wallet, source.asset, since.date())
     first = before is None or before.genesis
     lines = _day_lines(source, at, known, opening if first else since, since)
+    for units in (at.units, *(line.units for line in (*at.confirmed, *at.pending))):
+        storable(units, source.decimals, source.subject)
     balance = from_units(at.units, source.decimals)
     held = readings.wallet_before(connection, context.close_date, source.wallet, source.asset)
     explained = sum(_units(source, line.amount) - _units(source, line.fee) for line in lines if line.confirmed)
@@ -74,6 +76,13 @@ def _wallet(connection: Connection, context: StepContext, day: Day, source: Wall
             f"{source.subject} held {text_of(held)}, its lines moved {text_of(from_units(explained, source.decimals))}"
             f" and it holds {text_of(balance)}: the transfer list does not explain the balance"
         )
+    if held is None and at.whole:
+        every = sum(line.units for line in at.confirmed)
+        if every != at.units:
+            raise UncheckedError(
+                f"{source.subject} holds {text_of(balance)} and the lines of its whole list come to"
+                f" {text_of(from_units(every, source.decimals))}: a page of the list is missing"
+            )
     readings.put_wallet(
         connection, context.close_date, day.version, source.wallet, source.asset, balance, reading, lines
     )

@@ -68,7 +68,7 @@ def create(connection: psycopg.Connection, book: Book, policy: Policy) -> None:
             raise ConfigError(
                 f"book {book.name} was created under another policy",
                 rule="a policy changes from a close date on, never backwards",
-                next_step="leave the policy as it is, or use another --book",
+                next_step="compline close run DATE and close backfill go on under its own; for a new book: --book NAME",
             )
 
 

@@ -39,9 +39,20 @@ _PARTS: dict[str, str] = {
     " trim_scale(fees_value), trim_scale(quantity), trim_scale(cost) FROM positions.realized_pnl",
     "unrealized": "SELECT close_date, version, user_id, asset, trim_scale(quantity), trim_scale(cost),"
     " trim_scale(mark), trim_scale(value), lots_date, lots_version FROM positions.unrealized_pnl",
+    "wallets": "SELECT close_date, version, wallet, asset, trim_scale(balance) FROM custody.wallet_balances",
+    "transfers": "SELECT close_date, version, wallet, asset, transfer, reference, trim_scale(amount), trim_scale(fee),"
+    " confirmed FROM custody.transfers",
+    "in_transit": "SELECT close_date, version, asset, reference, trim_scale(custody_amount), trim_scale(ledger_amount),"
+    " since, pending, ordered FROM custody.in_transit",
+    "chain": "SELECT close_date, version, contract, asset, trim_scale(total), block_height, block_hash"
+    " FROM chain.staking_totals",
+    "unread": "SELECT close_date, version, source, subject FROM custody.unread",
     "verdicts": "SELECT v.close_date, v.version, v.gate, v.scope, v.verdict FROM recon.verdicts v"
     " JOIN close.days y USING (close_date, version, books_sha256)",
     "breaks": "SELECT gate, subject, asset, first_date, last_date, trim_scale(difference), state FROM recon.breaks",
+    "corrections": "SELECT b.gate, b.subject, b.asset, c.side, trim_scale(c.amount), c.counter FROM recon.corrections c"
+    " JOIN recon.breaks b USING (break_id)",
+    "waivers": "SELECT gate, scope, close_date, asset, trim_scale(amount_cap), maker, checker FROM recon.waivers",
     "accounts": "SELECT user_id, account, state, version FROM accounts.users",
     "holds": "SELECT user_id, kind, released_at IS NULL, count(*) FROM accounts.holds GROUP BY 1, 2, 3",
     "adjustments": "SELECT adjustment_id, decision, payload_sha256 FROM accounts.adjustment_decisions",

@@ -6,6 +6,7 @@ What does not: fetching and reading them (see `engine.gateways`), and comparing 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
@@ -26,6 +27,16 @@ class StoredReading:
     reading_id: int
     at: datetime
     sha256: str
+    raw: bytes
+
+
+@dataclass(frozen=True)
+class Sealed:
+    """The reading that the sealed version of a date was closed on, and the date's window."""
+
+    version: int
+    opening: datetime | None
+    cutoff: datetime
     raw: bytes
 
 
@@ -69,6 +80,18 @@ def newest(connection: psycopg.Connection, source: str, subject: str) -> StoredR
         (source, subject),
     ).fetchone()
     return StoredReading(int(row[0]), row[1], str(row[2]), bytes(row[3])) if row else None
+
+
+def sealed_on(connection: psycopg.Connection, day: date, source: str, subject: str) -> Sealed | None:
+    """The reading that a sealed date was closed on; none where it is not sealed, or the subject was not read."""
+    row = connection.execute("SELECT * FROM capture.sealed_reading(%s, %s, %s)", (day, source, subject)).fetchone()
+    return Sealed(int(row[0]), row[1], row[2], bytes(row[3])) if row else None
+
+
+def tell_changed(connection: psycopg.Connection, day: date, source: str, subject: str, what: str) -> None:
+    """Leave an event that a later reading differs from the one that a date was sealed on; the same is told once."""
+    digest = hashlib.sha256(what.encode()).hexdigest()
+    connection.execute("SELECT capture.tell_changed(%s, %s, %s, %s, %s)", (day, source, subject, digest, what))
 
 
 def replace(connection: psycopg.Connection, day: date, epoch: int) -> None:

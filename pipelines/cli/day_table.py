@@ -17,6 +17,9 @@ _SHORT = {
     "fee_clearing_swept": "fees swept",
     "marks_fresh": "marks",
     "engine_vs_ledger": "engine=ledger",
+    "ledger_vs_custody": "ledger=custody",
+    "custody_covers_liabilities": "custody≥owed",
+    "staking_vs_chain": "staked=chain",
     "rewards_as_accrued": "rewards=accrued",
     "trees_equal_control_totals": "trees=totals",
 }

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from contextlib import closing
+from dataclasses import replace
 from datetime import date
 from typing import Annotated
 
@@ -21,13 +22,15 @@ from engine.store import digest
 from engine.store.books import Book
 from engine.store.connect import connect, typed_errors
 from engine.store.moves import settled_to
-from pipelines.books import BookCard, OpenBook, create_book
+from pipelines.books import BookCard, BookFiles, OpenBook, create_book, read_card
 from pipelines.cli.close import close_dates
 from pipelines.cli.day_table import day_json, put_days
 from pipelines.cli.options import BookName, DryRun, Json, settings_of
 from pipelines.cli.output import errors, progress, put_json, talk
 from pipelines.closing import dates_between, is_step
+from pipelines.collect import collect
 from pipelines.key_store import load_keys
+from pipelines.settings import Settings
 
 EXCHANGE = "demo.compline.example"
 
@@ -41,16 +44,15 @@ def demo(
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Load a simulated exchange and close its days; run again, it changes nothing."""
+    """Load a simulated exchange, read its simulated custody and chain, and close its days.
+
+    Run again, it changes nothing.
+    """
     started = time.perf_counter()
     with errors(as_json=as_json):
         settings = settings_of(book)
         config = DemoConfig(seed=seed, days=days, users=users)
-        card = BookCard(
-            Book(settings.book, EXCHANGE, config.first_day),
-            Policy(reporting_currency="USDT", cutoff=_text(config.cutoff_rule), **POLICY),
-            seed,
-        )
+        card = card_of(settings, config)
         load_keys(settings, card)
         wanted = list(dates_between(config.first_day, date.fromordinal(config.first_day.toordinal() + days - 1)))
         if dry_run:
@@ -59,6 +61,7 @@ def demo(
         opened = create_book(settings, card, talk=talk)
         split = {"servers and schema": time.perf_counter() - started}
         split |= _load(opened, config)
+        split |= _collect(opened, wanted)
         if load_only:
             talk(
                 f"close them: compline close backfill {wanted[0]} {wanted[-1]} --book {opened.book.name}, or in the UI"
@@ -93,8 +96,28 @@ def demo(
             raise typer.Exit(code or 1)
 
 
+def card_of(settings: Settings, config: DemoConfig) -> BookCard:
+    """The demo's book; one that is there, also of an earlier release, keeps the policy that it was made under."""
+    policy = Policy(reporting_currency="USDT", cutoff=_text(config.cutoff_rule), **POLICY)
+    card = BookCard(Book(settings.book, EXCHANGE, config.first_day), policy, config.seed)
+    there = read_card(BookFiles(settings.home, settings.book))
+    if there is None or there.book != card.book or there.policy == policy:
+        return card
+    talk(f"book {card.book.name} was made under another policy and keeps it; a new one: --book NAME")
+    return replace(card, policy=there.policy)
+
+
 def _text(rule: CutOffRule) -> str:
     return f"{rule.hour:02d}:{rule.minute:02d} {rule.zone}"
+
+
+def _collect(opened: OpenBook, wanted: list[date]) -> dict[str, float]:
+    """Read the simulated custody and chain at each cut-off, as a collector does; returns how long it took."""
+    started = time.perf_counter()
+    done = [one for day in wanted for one in collect(opened, day)]
+    if any(one.result == "stored" for one in done):
+        talk(f"read {len(done)} simulated wallets and contracts at {len(wanted)} cut-offs")
+    return {"custody and chain": time.perf_counter() - started}
 
 
 def _load(opened: OpenBook, config: DemoConfig) -> dict[str, float]:

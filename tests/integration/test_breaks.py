@@ -22,13 +22,13 @@ from tests.integration.test_gate_paths import compline
 USER, ASSET = "u-0001", "BTC"
 
 
-def ghost_deposit(book: BookUnderTest, day: date, amount: str = "0.5") -> None:
+def ghost_deposit(book: BookUnderTest, day: date, amount: str = "0.5", reference: str = "ghost") -> None:
     """The ledger credits what the engine never saw: a settlement gone wrong."""
     units = int(Decimal(amount) * 10**8)
     journal = Journal(
         kind="deposit",
         reference_type="deposit",
-        reference_id="ghost",
+        reference_id=reference,
         engine_seq=1,
         effective_us=to_us(clock.now()),
         close_date=day,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
@@ -9,11 +10,17 @@ from typing import Any
 import psycopg
 import pytest
 
+from engine import clock
 from engine.close.policy import LEDGER_VS_CUSTODY, Policy
-from engine.errors import ConfigError, UsageError
-from engine.store import days
+from engine.errors import ComplineError, ConfigError, UsageError
+from engine.gateways.alert_channels import channels_of
+from engine.store import days, reopening, tolerances
+from engine.store.connect import connect, typed_errors
+from pipelines import watch
 from tests.fixtures.outside import WITH_CUSTODY, WithCustody
+from tests.integration.test_alerts import Receiver, receiver
 
+__all__ = ["receiver"]
 UNIT = 10**8
 
 
@@ -194,25 +201,128 @@ def test_the_application_cannot_list_away_what_is_in_transit(custody_book: WithC
             connection.execute(statement.encode())
 
 
-def test_a_tolerance_is_a_row_with_an_approver_and_an_end(custody_book: WithCustody) -> None:
+def as_owner(made: WithCustody, work: Callable[[psycopg.Connection], object]) -> None:
+    with connect(made.book.opened.servers.admin.dsn()) as connection, typed_errors():
+        work(connection)
+        connection.commit()
+
+
+def tolerate(
+    made: WithCustody, amount: str, *, bps: int = 0, days: int = 1, second: str = "ben", of: str = LEDGER_VS_CUSTODY
+) -> None:
+    until = clock.now() + timedelta(days=days)
+    as_owner(made, lambda c: tolerances.put(c, of, "BTC", Decimal(amount), bps, until, "dust", "ada", second))
+
+
+def test_a_tolerance_is_set_and_ended_by_two_people_and_where_it_was_used_the_verdict_says_so(
+    custody_book: WithCustody,
+) -> None:
     first = custody_book.book.days[0]
-    custody_book.wallet("BTC").transfers[0]["valueString"] = str(
-        int(custody_book.wallet("BTC").transfers[0]["valueString"]) + 5
-    )
+    line = custody_book.wallet("BTC").transfers[0]
+    line["valueString"] = str(int(line["valueString"]) + 5)
     assert custody_book.close(first).status == "failed"
-    row = (
-        "INSERT INTO recon.tolerances"
-        " VALUES ('ledger_vs_custody', 'BTC', %s, 0, 'ada', clock_timestamp() + %s::interval)"
-    )
-    with custody_book.book.admin() as connection:
-        connection.execute(row, ("0.00000004", "1 day"))
-        assert custody_book.close(first).status == "failed"
-        connection.execute("DELETE FROM recon.tolerances")
-        connection.execute(row, ("0.00000005", "-1 day"))
-        assert custody_book.close(first).status == "failed"
-        connection.execute("DELETE FROM recon.tolerances")
-        connection.execute(row, ("0.00000005", "1 day"))
+    for amount, changes, says in (
+        ("0.1", {"second": " Ada"}, "two different people"),
+        ("0", {}, "is none"),
+        ("-1", {}, "is none"),
+        ("0.1", {"bps": 10_001}, "is none"),
+        ("0.1", {"days": 367}, "within 366 days"),
+        ("0.1", {"days": -1}, "within 366 days"),
+    ):
+        with pytest.raises(ComplineError, match=says):
+            tolerate(custody_book, amount, **changes)  # type: ignore[arg-type]
+    with pytest.raises(ComplineError, match="takes no tolerance"):
+        tolerate(custody_book, "1", of="engine_vs_ledger")
+    tolerate(custody_book, "0.00000004")
+    assert custody_book.close(first).status == "failed"
+    tolerate(custody_book, "0.00000005")
+    as_owner(custody_book, lambda c: tolerances.expire(c, LEDGER_VS_CUSTODY, "BTC", "no more dust", "carl", "dora"))
+    assert custody_book.close(first).status == "failed"  # one past its end tolerates nothing
+    with pytest.raises(ComplineError, match="in force"):
+        as_owner(custody_book, lambda c: tolerances.expire(c, LEDGER_VS_CUSTODY, "BTC", "again", "carl", "dora"))
+    tolerate(custody_book, "0.00000005")
     assert custody_book.close(first).step == "evidence_packs"
+    used = gate(custody_book, first).detail["tolerated"]
+    assert [(u["subject"], u["difference"], u["tolerance"], u["maker"], u["approver"]) for u in used] == [
+        (f"transit:{line['txid']}", "0.00000005", "0.00000005", "ada", "ben")
+    ]
+    with custody_book.book.app() as connection:
+        assert [one["what"] for one in tolerances.history(connection)] == ["set", "set", "expired", "set"]
+        assert [one.in_force for one in tolerances.every(connection)] == [True]
+
+
+def test_basis_points_are_of_the_outside_figure(custody_book: WithCustody) -> None:
+    first = custody_book.book.days[0]
+    wallet = custody_book.wallet("BTC")
+    wallet.transfers[0]["valueString"] = str(int(wallet.transfers[0]["valueString"]) + 5)
+    tolerate(custody_book, "0.00000001", bps=1)
+    held = int(wallet.state()["confirmedBalanceString"])
+    say = "SELECT trim_scale(recon.tolerance('ledger_vs_custody', 'BTC', %s))"
+    assert custody_book.book.value(say, Decimal(held) / UNIT) == Decimal(held) / UNIT / 10_000
+    assert custody_book.book.value(say, Decimal("-0.5")) == Decimal("0.00005")
+    assert custody_book.book.value(say, Decimal(0)) == Decimal("0.00000001")
+    assert custody_book.close(first).status == "failed"  # a reference's two amounts are measured absolutely
+
+
+def test_a_page_missing_from_a_whole_list_is_unknown_on_the_first_date_already(custody_book: WithCustody) -> None:
+    first = custody_book.book.days[0]
+    wallet = custody_book.wallet("ETH")
+    gone = next(t for t in wallet.transfers if t["type"] == "receive")
+    wallet.transfers.remove(gone)
+    wallet.offset = int(gone["valueString"])  # the balance knows of it, the list does not
+    assert custody_book.close(first).status == "unknown"
+    unread = gate(custody_book, first).detail["unread"]
+    assert [u["subject"] for u in unread] == ["main/ETH"]
+    assert "a page of the list is missing" in unread[0]["why"]
+
+
+def test_a_history_changed_after_the_seal_is_told_once_with_the_command_and_closes_again_as_the_next_version(
+    custody_book: WithCustody, receiver: Receiver
+) -> None:
+    book = custody_book.book
+    first, second = book.days
+    for day in (first, second):
+        assert custody_book.close(day).step == "evidence_packs"
+    assert [one.changed for one in custody_book.collect(first)] == [""] * 8  # read again, it says the same
+    raw = book.value("SELECT sha256 FROM capture.readings ORDER BY reading_id LIMIT 1")
+    sealed = book.state_digest()
+    wallet = custody_book.wallet("BTC")
+    gone = next(t for t in wallet.transfers if t["type"] == "receive")
+    gone["state"] = "removed"
+    for _ in range(2):
+        told = [one for one in custody_book.collect(first) if one.changed]
+        assert [one.subject for one in told] == [f"main/BTC@{first}"]
+        assert "the balance at the cut-off was" in told[0].changed
+        assert gone["txid"] in told[0].changed
+    assert book.state_digest() == sealed
+    assert book.value("SELECT sha256 FROM capture.readings ORDER BY reading_id LIMIT 1") == raw
+    watch.look(book.opened, channels_of(receiver.url), WITH_CUSTODY.cutoff_rule.instant(second))
+    alerts = [post for post in receiver.posts if "differs from the one" in post["title"]]
+    assert [post["title"] for post in alerts] == [
+        f"[error] a reading of {first} in {book.opened.book.name} differs from the one that v1 was sealed on"
+    ]
+    for part in (f"compline close reopen {first}", gone["txid"], "docs/runbooks/reading_changed.md"):
+        assert part in alerts[0]["message"]
+    with book.app() as connection:
+        reopening.reopen(connection, first, reason="the chain took it back", maker="ada", checker="ben")
+    result = custody_book.close(first)
+    assert (result.step, result.status) == ("ledger_vs_custody", "failed")
+    assert breaks(custody_book)[0][0] == f"transit:{gone['txid']}"
+    assert book.value("SELECT count(*) FROM custody.wallet_balances WHERE close_date = %s AND version = 1", first) == 8
+
+
+def test_more_than_the_books_can_hold_is_unknown_and_less_than_nothing_is_a_break(custody_book: WithCustody) -> None:
+    first = custody_book.book.days[0]
+    custody_book.wallet("BTC").receive("enormous", 10**40, noon(custody_book, first))
+    assert custody_book.close(first).status == "unknown"
+    unread = gate(custody_book, first).detail["unread"]
+    assert [(u["subject"], "more than the books can hold" in u["why"]) for u in unread] == [("main/BTC", True)]
+    custody_book.wallet("BTC").transfers.pop()
+    wallet = custody_book.wallet("ETH")
+    wallet.send("too-much", 10**30, 0, noon(custody_book, first), sequence="nobody-asked")
+    assert int(wallet.state()["confirmedBalanceString"]) < 0
+    assert custody_book.close(first).status == "failed"
+    assert breaks(custody_book) == [("transit:nobody-asked", "ETH", "-1000000000000", "open")]
 
 
 @pytest.mark.parametrize(
