@@ -1,11 +1,7 @@
 """`compline recon`: reading the outside, and breaks between sources.
 
-<<<<<<< HEAD
-What belongs here: collecting readings. What does not: breaks (see `breaks`), comparisons while trading goes on (see
-`recon_markers`), and judging (the close does).
-=======
-What belongs here: collecting readings. What does not: breaks and tolerances (beside it), and judging (the close does).
->>>>>>> b8f151d (The demo has custody and a chain; a break is one row for life; tolerances by two people; readings that changed after a seal)
+What belongs here: collecting readings. What does not: breaks and tolerances (beside it), comparisons while trading
+goes on (see `recon_markers`), and judging (the close does).
 """
 
 from __future__ import annotations
@@ -17,14 +13,9 @@ import typer
 
 from engine.clock import CloseDate, parse_close_date
 from engine.errors import UncheckedError
-<<<<<<< HEAD
-from engine.recon.sources import contracts_of, wallets_of
-from pipelines.cli import breaks, recon_markers
-=======
 from engine.recon.sources import WalletSource, contracts_of, wallets_of
 from pipelines.books import OpenBook
-from pipelines.cli import breaks, tolerances
->>>>>>> b8f151d (The demo has custody and a chain; a break is one row for life; tolerances by two people; readings that changed after a seal)
+from pipelines.cli import breaks, recon_markers, tolerances
 from pipelines.cli.options import BookName, DryRun, Json, opened
 from pipelines.cli.output import errors, put_json, put_table, talk
 from pipelines.closing import dates_between
@@ -32,12 +23,9 @@ from pipelines.collect import Collected, collect
 
 app = typer.Typer(help="Reconciliation.", no_args_is_help=True)
 app.add_typer(breaks.app, name="breaks")
-<<<<<<< HEAD
+app.add_typer(tolerances.app, name="tolerances")
 app.command("status")(recon_markers.status)
 app.command("now")(recon_markers.compare_now)
-=======
-app.add_typer(tolerances.app, name="tolerances")
->>>>>>> b8f151d (The demo has custody and a chain; a break is one row for life; tolerances by two people; readings that changed after a seal)
 
 
 @app.command("collect")
