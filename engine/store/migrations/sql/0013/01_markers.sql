@@ -1,5 +1,7 @@
 -- Engine against ledger at a marker of the journal, while trading goes on: one snapshot, one verdict a marker, the nightly gate's breaks.
 
+CREATE TYPE recon.difference AS (subject text, asset text, expected numeric(38, 18), actual numeric(38, 18));
+
 CREATE TABLE recon.markers (
     marker_seq   bigint PRIMARY KEY,
     close_date   date NOT NULL,
@@ -83,6 +85,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     m recon.markers;
     started timestamptz := clock_timestamp();
+    xs recon.difference[];
     found recon.marker_breaks[];
     v integer;
 BEGIN
@@ -105,11 +108,24 @@ BEGIN
         PERFORM close.refuse('CL010', format('marker %s: the engine''s balances were not sent', seq), 'send them again');
     END IF;
     SELECT y.version INTO v FROM close.days y WHERE y.close_date = day;
+    SELECT coalesce(array_agg(ROW(x.subject, x.asset, x.expected, x.actual)::recon.difference), '{}') INTO xs FROM recon.marker_differences() x;
+    -- Gone when a close read again, and there again before two people closed it: the same break.
+    WITH again AS (
+        UPDATE recon.breaks b SET state = CASE WHEN b.owner IS NULL THEN 'open' ELSE 'investigating' END, reason_code = NULL
+        WHERE b.break_id IN (
+            SELECT max(o.break_id) FROM recon.breaks o JOIN unnest(xs) x ON x.subject = o.subject AND x.asset = o.asset
+            WHERE o.gate = 'engine_vs_ledger' AND o.state = 'corrected' AND o.reason_code = 'capture_re_read'
+              AND NOT EXISTS (SELECT FROM recon.breaks a WHERE a.gate = o.gate AND a.subject = o.subject AND a.asset = o.asset
+                  AND a.state NOT IN ('corrected', 'closed'))
+            GROUP BY o.subject, o.asset)
+        RETURNING b.break_id)
+    INSERT INTO recon.break_events (break_id, what, actor, text)
+    SELECT break_id, 'reopened', 'recon', format('there again at sequence %s', seq) FROM again;
     -- A break that the nightly gate has judged keeps that gate's figures and date: a waiver and a correction are of those.
-    WITH off AS MATERIALIZED (SELECT * FROM recon.marker_differences()),
-    seen AS (
+    WITH seen AS (
         INSERT INTO recon.breaks AS b (gate, subject, asset, first_date, last_date, version, books_sha256, expected, actual, difference)
-        SELECT 'engine_vs_ledger', x.subject, x.asset, day, day, coalesce(v, 1), 'marker:' || seq, x.expected, x.actual, x.actual - x.expected FROM off x
+        SELECT 'engine_vs_ledger', x.subject, x.asset, day, day, coalesce(v, 1), 'marker:' || seq, x.expected, x.actual, x.actual - x.expected
+        FROM unnest(xs) x
         ON CONFLICT (gate, subject, asset) WHERE state NOT IN ('corrected', 'closed') DO UPDATE
             SET last_seen = clock_timestamp(),
                 last_date = CASE WHEN starts_with(b.books_sha256, 'marker:') THEN excluded.last_date ELSE b.last_date END,
@@ -119,7 +135,7 @@ BEGIN
                 difference = CASE WHEN starts_with(b.books_sha256, 'marker:') THEN excluded.difference ELSE b.difference END
         RETURNING b.break_id, b.subject, b.asset)
     SELECT array_agg(ROW(seq, s.break_id, x.expected, x.actual)::recon.marker_breaks ORDER BY x.subject COLLATE "C", x.asset COLLATE "C")
-    INTO found FROM off x JOIN seen s USING (subject, asset);
+    INTO found FROM unnest(xs) x JOIN seen s USING (subject, asset);
     m.breaks := coalesce(cardinality(found), 0);
     m.verdict := CASE WHEN m.breaks = 0 THEN 'pass' ELSE 'fail' END;
     SELECT jsonb_build_object('break_count', m.breaks, 'breaks', coalesce(jsonb_agg(jsonb_build_object('break_id', b.break_id, 'account', b.subject,

@@ -26,56 +26,19 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET w
     WHERE l.amount IS DISTINCT FROM g.amount AND coalesce(l.amount, 0) <> coalesce(g.amount, 0)
 $$;
 
-CREATE TYPE recon.difference AS (subject text, asset text, expected numeric(38, 18), actual numeric(38, 18));
-
--- Whether a difference at a date's barrier is one that people have corrected since: the correction lies in a later date.
-CREATE FUNCTION recon.corrected_after(d date, x recon.difference) RETURNS boolean
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-    SELECT EXISTS (
-        SELECT FROM recon.breaks b JOIN recon.corrections c USING (break_id)
-        WHERE b.gate = 'engine_vs_ledger' AND b.subject = x.subject AND b.asset = x.asset AND b.state IN ('corrected', 'closed')
-          AND b.difference = x.actual - x.expected
-          AND CASE c.side
-            WHEN 'ledger' THEN EXISTS (SELECT FROM ledger.journals j WHERE j.posting_no = c.posting_no AND j.close_date > d)
-            ELSE EXISTS (SELECT FROM exchange.command_requests r JOIN close.days y ON y.close_date = d
-                WHERE r.request_key = c.request_key AND r.engine_seq > y.barrier_seq) END)
-$$;
-REVOKE EXECUTE ON FUNCTION recon.corrected_after(date, recon.difference) FROM PUBLIC;
-
--- Differences become breaks (or age), those gone are marked re-read, and each user concerned is frozen. As before; the verdict that
--- was just written names them where they are few, so that they are computed once;
--- what a marker found between two closes is not called re-read by a close that never read it: people say what it was; and a
--- difference that is judged again after it was corrected in a later date is no new break.
-CREATE OR REPLACE FUNCTION recon.write_engine_breaks(d date, v integer, hash text) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    off recon.difference[];
-    said jsonb;
+-- The same of a day that was just judged: where its verdict names them all, they are not computed again.
+CREATE FUNCTION recon.engine_differences_judged(d date, v integer)
+RETURNS TABLE (subject text, asset text, expected numeric, actual numeric)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE said jsonb;
 BEGIN
-    SELECT x.detail INTO said FROM recon.verdicts x
-    WHERE x.close_date = d AND x.version = v AND x.books_sha256 = hash AND x.gate = 'engine_vs_ledger' AND x.scope = 'book';
+    SELECT x.detail INTO said FROM close.days y JOIN recon.verdicts x USING (close_date, version, books_sha256)
+    WHERE y.close_date = d AND y.version = v AND x.gate = 'engine_vs_ledger' AND x.scope = 'book';
     IF (said ->> 'breaks')::bigint = jsonb_array_length(said -> 'shown') THEN
-        SELECT array_agg(ROW(x ->> 'account', x ->> 'asset', (x ->> 'ledger')::numeric, (x ->> 'engine')::numeric)::recon.difference)
-        INTO off FROM jsonb_array_elements(said -> 'shown') x;
+        RETURN QUERY SELECT x ->> 'account', x ->> 'asset', (x ->> 'ledger')::numeric, (x ->> 'engine')::numeric
+            FROM jsonb_array_elements(said -> 'shown') x;
     ELSE
-        SELECT array_agg(ROW(x.subject, x.asset, x.expected, x.actual)::recon.difference) INTO off
-        FROM recon.engine_ledger_differences(d, v) x;
+        RETURN QUERY SELECT * FROM recon.engine_ledger_differences(d, v);
     END IF;
-    UPDATE recon.breaks b SET state = 'corrected', reason_code = 'capture_re_read', last_seen = clock_timestamp()
-    WHERE b.gate = 'engine_vs_ledger' AND b.last_date = d AND b.version = v AND b.state NOT IN ('corrected', 'closed')
-      AND NOT starts_with(b.books_sha256, 'marker:')
-      AND NOT EXISTS (SELECT FROM unnest(off) x WHERE x.subject = b.subject AND x.asset = b.asset);
-    INSERT INTO recon.breaks AS b (gate, subject, asset, first_date, last_date, version, books_sha256, expected, actual, difference)
-    SELECT 'engine_vs_ledger', x.subject, x.asset, d, d, v, hash, x.expected, x.actual, x.actual - x.expected
-    FROM unnest(off) x WHERE NOT recon.corrected_after(d, x)
-    ON CONFLICT (gate, subject, asset) WHERE state NOT IN ('corrected', 'closed') DO UPDATE
-        SET first_date = least(b.first_date, excluded.first_date), last_date = excluded.last_date, version = excluded.version,
-            books_sha256 = excluded.books_sha256, expected = excluded.expected, actual = excluded.actual,
-            difference = excluded.difference, last_seen = clock_timestamp();
-    INSERT INTO accounts.holds (user_id, kind, reference, reason, opened_by)
-    SELECT u.user_id, 'break', 'break-' || b.break_id,
-        format('engine and ledger differ by %s %s on %s', trim_scale(b.difference), b.asset, d), 'recon'
-    FROM recon.breaks b JOIN accounts.users u ON u.account = split_part(b.subject, ':', 1)
-    WHERE b.gate = 'engine_vs_ledger' AND b.last_date = d AND b.books_sha256 = hash AND b.state NOT IN ('corrected', 'closed')
-    ON CONFLICT (user_id, kind, reference) DO NOTHING;
 END $$;
+REVOKE EXECUTE ON FUNCTION recon.engine_differences_judged(date, integer) FROM PUBLIC;

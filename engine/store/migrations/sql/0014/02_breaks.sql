@@ -56,7 +56,7 @@ $$;
 CREATE OR REPLACE FUNCTION recon.write_engine_breaks(d date, v integer, hash text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    PERFORM recon.put_breaks('engine_ledger_differences', 'engine_vs_ledger', d, v, hash);
+    PERFORM recon.put_breaks('engine_differences_judged', 'engine_vs_ledger', d, v, hash);
     INSERT INTO accounts.holds (user_id, kind, reference, reason, opened_by)
     SELECT u.user_id, 'break', 'break-' || b.break_id,
         format('engine and ledger differ by %s %s on %s', trim_scale(b.difference), b.asset, d), 'recon'
@@ -80,4 +80,3 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 $$;
 
 REVOKE EXECUTE ON FUNCTION recon.put_breaks(text, text, date, integer, text) FROM PUBLIC;
-DROP FUNCTION recon.corrected_after(date, recon.difference);
