@@ -171,12 +171,13 @@ def house_balances(connection: psycopg.Connection, day: date, version: int) -> R
 def close_journals(connection: psycopg.Connection, seal: Seal) -> Rows:
     """The date's journals that no engine event gives: the close's own and corrections, up to the seal's watermark."""
     rows = connection.execute(
-        # Legs are read once for all journals: looked up journal by journal, each would read much of the day's partition.
+        # Legs are read once for all: looked up journal by journal, each would read much of the day's partition.
         "WITH journals AS MATERIALIZED (SELECT * FROM ledger.journals WHERE close_date = %(d)s AND engine_seq IS NULL"
         " AND posting_no <= (SELECT posting_watermark FROM close.seals WHERE close_date = %(d)s AND version = %(v)s))"
         " SELECT j.kind, j.reference_type, j.reference_id, j.origin, j.effective_at, j.reason, l.legs FROM journals j"
-        " LEFT JOIN (SELECT e.posting_no, jsonb_agg(jsonb_build_object('account', a.account, 'asset', e.asset, 'amount',"
-        ' trunc(e.amount * s.scale)::text) ORDER BY a.account COLLATE "C", e.asset COLLATE "C", e.amount) AS legs'
+        " LEFT JOIN (SELECT e.posting_no, jsonb_agg(jsonb_build_object('account', a.account, 'asset', e.asset,"
+        " 'amount', trunc(e.amount * s.scale)::text)"
+        ' ORDER BY a.account COLLATE "C", e.asset COLLATE "C", e.amount) AS legs'
         " FROM ledger.ledger_entries e JOIN ledger.accounts a USING (account_id)"
         " JOIN exchange.assets s ON s.asset = e.asset"
         " WHERE e.close_date = %(d)s AND e.posting_no IN (SELECT posting_no FROM journals) GROUP BY e.posting_no) l"
