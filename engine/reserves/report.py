@@ -31,6 +31,10 @@ dd{margin:0;overflow-wrap:anywhere}
 """
 
 
+_BREAK = ("break", "gate", "subject", "asset", "expected", "actual", "difference", "first_date", "state", "reason")
+_OUTSIDE = ("ledger_vs_custody", "custody_covers_liabilities", "staking_vs_chain")
+
+
 def report_html(
     manifest: Manifest,
     *,
@@ -49,7 +53,7 @@ def report_html(
     Args:
         manifest: of the day.
         gates: as the seal saw them.
-        breaks: open at the seal.
+        breaks: open at the seal, or what its verdicts are about.
         waivers: of the date.
         marks: closing marks with sources.
         totals: the trial balance by class, smallest units.
@@ -74,16 +78,10 @@ def report_html(
             [[one["gate"], one["scope"], one["verdict"], one["waiver"] or ""] for one in gates],
             verdicts=2,
         ),
-        "<h2>Open breaks</h2>",
+        "<h2>Breaks</h2>",
         _table(
-            ["break", "gate", "account", "asset", "expected", "actual", "difference", "since"],
-            [
-                [
-                    one[k]
-                    for k in ("break", "gate", "subject", "asset", "expected", "actual", "difference", "first_date")
-                ]
-                for one in breaks
-            ],
+            ["break", "gate", "account", "asset", "expected", "actual", "difference", "since", "state", "reason"],
+            [[one["reason"] or "" if k == "reason" else one[k] for k in _BREAK] for one in breaks],
             none="No difference between two sources was open.",
         ),
         "<h2>Waivers</h2>",
@@ -103,6 +101,7 @@ def report_html(
             ],
             none="None.",
         ),
+        *_outside(gates),
         "<h2>Reserve addresses</h2>",
         _table(
             ["asset", "chain", "address", "amount", "block", "ownership"],
@@ -154,10 +153,45 @@ def report_html(
 def _summary(gates: Sequence[Mapping[str, Any]], breaks: Sequence[Mapping[str, Any]]) -> str:
     not_passed = [one for one in gates if one["verdict"] != "pass"]
     if not not_passed:
-        text = f"All {len(gates)} gates passed" + (f"; {len(breaks)} breaks were open." if breaks else ".")
+        text = f"All {len(gates)} gates passed" + (f"; {len(breaks)} breaks are listed." if breaks else ".")
         return f'<p class="pass">{text}</p>'
     names = ", ".join(f"{one['gate']} ({one['verdict']}, waiver {one['waiver']})" for one in not_passed)
     return f'<p class="fail">{escape(f"{len(not_passed)} of {len(gates)} gates did not pass: {names}.")}</p>'
+
+
+def _outside(gates: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What custody's and the chain's gates let be: transit, and differences within a tolerance."""
+    details = {one["gate"]: one["detail"] for one in gates if one["gate"] in _OUTSIDE}
+    if not details:
+        return []
+    listed = [item for one in details.values() for item in one.get("in_transit", [])]
+    count = sum(int(one.get("in_transit_count", 0)) for one in details.values())
+    let_be = [(gate, item) for gate, one in details.items() for item in one.get("tolerated", [])]
+    return [
+        "<h2>In transit between custody and the ledger</h2>",
+        "<p>Deposits and withdrawals that one side had at the cut-off and the other had not; none is netted.</p>",
+        _table(
+            ["asset", "reference", "custody", "ledger", "since"],
+            [[item[k] for k in ("asset", "reference", "custody", "ledger", "since")] for item in listed],
+            numbers={2, 3},
+            none="Nothing.",
+        ),
+        f"<p>And {count - len(listed)} more.</p>" if count > len(listed) else "",
+        "<h2>Tolerances used</h2>",
+        _table(
+            ["gate", "what", "asset", "difference", "tolerated", "given by", "until"],
+            [
+                [
+                    gate,
+                    *(item[k] for k in ("subject", "asset", "difference", "tolerance")),
+                    ", ".join(name for name in (item["maker"], item["approver"]) if name),
+                    item["until"],
+                ]
+                for gate, item in let_be
+            ],
+            none="None: every difference was a break.",
+        ),
+    ]
 
 
 def _coverage(manifest: Manifest, attested: Sequence[Mapping[str, Any]], decimals: Mapping[str, int]) -> str:

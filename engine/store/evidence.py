@@ -37,7 +37,7 @@ def gates(connection: psycopg.Connection, seal: Seal) -> Rows:
 
 
 def breaks(connection: psycopg.Connection, seal: Seal) -> Rows:
-    """The breaks that were open."""
+    """The breaks that were open, and those that the verdicts are about."""
     rows = connection.execute(
         "SELECT break_id, gate, subject, asset, first_date, expected, actual, difference, state, reason_code"
         " FROM close.seal_breaks WHERE close_date = %s AND version = %s ORDER BY break_id",

@@ -58,6 +58,9 @@ def test_corrected_before_its_date_seals_it_is_the_same_break_and_its_waiver_mus
     )
     waive(broken, first)
     assert broken.close(first)[-1].step == "evidence_packs"
+    folder = broken.opened.files.evidence_dir / broken.opened.book.name / f"{first}-v1"
+    listed = (folder / "report.html").read_text().partition("<h2>Breaks</h2>")[2].partition("<h2>")[0]
+    assert [part for part in ("u-0001", "-0.5", "corrected") if part not in listed] == []
     as_owner(broken, lambda c: breaks.close(c, 1, "emil", "dora", "corrected on the next date"))
     assert broken.close(second)[-1].step == "evidence_packs"
     with broken.app() as connection:

@@ -33,6 +33,12 @@ def noon(made: WithCustody, day: Any) -> Any:
     return WITH_CUSTODY.cutoff_rule.instant(day) - timedelta(hours=12)
 
 
+def report(made: WithCustody, day: Any) -> str:
+    """The report of a sealed date, as text of its body."""
+    folder = made.book.opened.files.evidence_dir / made.book.opened.book.name / f"{day}-v1"
+    return (folder / "report.html").read_text().partition("<body>")[2]
+
+
 def breaks(made: WithCustody) -> list[tuple[str, str, str, str]]:
     with made.book.admin() as connection:
         return connection.execute(
@@ -155,6 +161,7 @@ def test_a_deposit_that_nobody_credited_is_listed_until_it_is_too_old(custody_bo
     assert custody_book.close(first).step == "evidence_packs"
     listed = gate(custody_book, first).detail["in_transit"]
     assert [(i["reference"], i["custody"], i["ledger"]) for i in listed] == [("lost-deposit", "3", "0")]
+    assert "lost-deposit" in report(custody_book, first)
     assert custody_book.close(second).step == "evidence_packs"
     with custody_book.book.admin() as connection:
         days_left = connection.execute("SELECT count(*) FROM close.days WHERE state = 'open'").fetchone()
@@ -246,6 +253,8 @@ def test_a_tolerance_is_set_and_ended_by_two_people_and_where_it_was_used_the_ve
     assert [(u["subject"], u["difference"], u["tolerance"], u["maker"], u["approver"]) for u in used] == [
         (f"transit:{line['txid']}", "0.00000005", "0.00000005", "ada", "ben")
     ]
+    shown = report(custody_book, first).partition("Tolerances used")[2].partition("<h2>")[0]
+    assert [part for part in (line["txid"], "0.00000005", "ada, ben") if part not in shown] == []
     with custody_book.book.app() as connection:
         assert [one["what"] for one in tolerances.history(connection)] == ["set", "set", "expired", "set"]
         assert [one.in_force for one in tolerances.every(connection)] == [True]

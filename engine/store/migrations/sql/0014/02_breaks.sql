@@ -80,3 +80,20 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 $$;
 
 REVOKE EXECUTE ON FUNCTION recon.put_breaks(text, text, date, integer, text) FROM PUBLIC;
+
+-- What a seal saw, as before, and the breaks that its verdicts are about, whatever became of them since.
+CREATE OR REPLACE FUNCTION close.remember_seal() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    INSERT INTO close.seal_gates (close_date, version, gate, scope, verdict, waiver, detail)
+    SELECT NEW.close_date, NEW.version, g.gate, g.scope, g.verdict, g.waiver, g.detail FROM recon.gates(NEW.close_date) g
+    WHERE NEW.kind = 'day';
+    INSERT INTO close.seal_breaks (close_date, version, break_id, gate, subject, asset, first_date, expected, actual, difference,
+        state, reason_code)
+    SELECT NEW.close_date, NEW.version, b.break_id, b.gate, b.subject, b.asset, b.first_date, b.expected, b.actual, b.difference,
+        b.state, b.reason_code
+    FROM recon.breaks b WHERE b.first_date <= NEW.close_date
+      AND (b.state NOT IN ('corrected', 'closed') OR (b.last_date = NEW.close_date AND b.books_sha256 = NEW.books_sha256));
+    RETURN NULL;
+END $$;
+COMMENT ON TABLE close.seal_breaks IS 'One row per break that was open when a version was sealed, or that its verdicts are about.';
