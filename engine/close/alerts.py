@@ -148,6 +148,10 @@ def _facts(detail: dict[str, Any]) -> tuple[tuple[str, str], ...]:
                 f"{one.get('difference')} {one.get('asset')} (expected {one.get('expected')}, is {one.get('actual')})"
             )
             facts.append((str(one.get("account")), shown))
+    unread = detail.get("unread")
+    if isinstance(unread, list) and unread:
+        facts.append(("sources that could not be used", str(len(unread))))
+        facts += [(str(one.get("subject")), str(one.get("why"))) for one in unread[:SHOWN]]
     verdicts = detail.get("verdicts")
     if isinstance(verdicts, dict):
         facts += [(gate, str(verdict)) for gate, verdict in sorted(verdicts.items()) if verdict != "pass"]

@@ -53,6 +53,7 @@ _PARTS: dict[str, str] = {
     "corrections": "SELECT b.gate, b.subject, b.asset, c.side, trim_scale(c.amount), c.counter FROM recon.corrections c"
     " JOIN recon.breaks b USING (break_id)",
     "waivers": "SELECT gate, scope, close_date, asset, trim_scale(amount_cap), maker, checker FROM recon.waivers",
+    "tolerances": "SELECT gate, asset, trim_scale(absolute), bps, maker, approver FROM recon.tolerances",
     "accounts": "SELECT user_id, account, state, version FROM accounts.users",
     "holds": "SELECT user_id, kind, released_at IS NULL, count(*) FROM accounts.holds GROUP BY 1, 2, 3",
     "adjustments": "SELECT adjustment_id, decision, payload_sha256 FROM accounts.adjustment_decisions",

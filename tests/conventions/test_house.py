@@ -149,3 +149,16 @@ def test_every_module_says_what_it_is_and_stays_small() -> None:
             text = path.read_text(encoding="utf-8")
             assert text.startswith('"""'), path
             assert len(text.splitlines()) <= 450 or path.name == "compline_verify.py", f"{path}: one file by design"
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs/runbooks").glob("*.md")), ids=lambda page: page.stem)
+def test_every_runbook_says_what_it_means_where_to_look_who_decides_what_is_safe_and_how_back(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    parts = ["Meaning", "First look", "Who decides", "Safe re-run", "How to reverse"]
+    places = [text.find(f"**{part}.**") for part in parts]
+    assert [part for part, place in zip(parts, places, strict=True) if place < 0] == []
+    assert places == sorted(places)
+    first = text[places[1] : places[2]]
+    assert "compline" in first or "metadata" in first, (
+        "the first look names a command, or where the check shows its rows"
+    )

@@ -12,13 +12,17 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 from engine import clock
 from engine.close.alerts import from_event
 from engine.close.policy import GATES, Policy
-from engine.errors import ComplineError, ConfigError
+from engine.errors import ComplineError, ConfigError, GateError
 from engine.gateways.alert_channels import channels_of
+from engine.sim.demo_world import OUTSIDE
+from engine.steps.context import Step, StepOutput
+from engine.steps.runner import run_step
 from engine.store.connect import connect
 from engine.store.runs import put_event
 from pipelines import watch
@@ -89,6 +93,33 @@ def test_a_failed_gate_reaches_a_channel_once_with_what_who_how_much_and_where_t
     assert told[0]["title"] == f"[critical] engine_vs_ledger of {day} failed in book {book.opened.book.name}"
     for part in (TAMPERED[0], f"0.000001 {TAMPERED[1]}", "docs/runbooks/engine_vs_ledger.md", f"close status {day}"):
         assert part in told[0]["message"]
+
+
+def test_what_could_not_be_checked_what_failed_and_what_ran_too_long_each_reach_a_channel(
+    make_book: MakeBook, receiver: Receiver
+) -> None:
+    book = make_book(policy=replace(QUIET, step_timeout_s=1, **OUTSIDE))
+    day = book.days[0]
+    assert book.close(day)[-1].status == "unknown"  # nobody collected the wallets
+
+    def slow(connection: psycopg.Connection, *_: object) -> StepOutput:
+        connection.execute("SELECT pg_sleep(30)")
+        return StepOutput(0, "")
+
+    def refused(*_: object) -> StepOutput:
+        raise GateError("the volumes do not add up", next_step="look at them")
+
+    for name, write in (("mark_prices", slow), ("volume_30d", refused)):
+        with book.closing(day) as context, pytest.raises(ComplineError):
+            run_step(Step(name, "cutoff", lambda *_: {"always": clock.iso_us(clock.now())}, write), context)
+    watch.look(book.opened, channels_of(receiver.url), on_time(book))
+    told = {post["title"].removesuffix(f" in book {book.opened.book.name}"): post["message"] for post in receiver.posts}
+    unknown = told[f"[error] ledger_vs_custody of {day} could not be checked"]
+    for part in ("could not be used: 21", "cold/BTC: cold/BTC has no stored reading", "ledger_vs_custody.md"):
+        assert part in unknown
+    assert "step_failed.md" in told[f"[critical] volume_30d of {day} failed"]
+    assert f"close status {day}" in told[f"[critical] mark_prices of {day} ran past its time limit"]
+    assert book.value("SELECT count(*) FROM events.alerts WHERE title LIKE '%%time limit%%'") == 1
 
 
 def test_an_alert_that_cannot_be_sent_is_recorded_and_tried_again(
@@ -230,8 +261,20 @@ def test_a_channel_that_is_gone_from_the_settings_is_an_unsent_alert(book: BookU
 
 
 def test_a_heartbeat_that_cannot_be_told_is_said() -> None:
-    with pytest.raises(ComplineError, match="heartbeat"):
+    with pytest.raises(watch.HeartbeatError, match="heartbeat"):
         watch.beat("http://127.0.0.1:1/")
+
+
+def test_a_heartbeat_that_is_not_heard_is_no_database_that_is_away(book: BookUnderTest, receiver: Receiver) -> None:
+    settings = {"heartbeat_url": _Secret("http://127.0.0.1:1/"), "alert_urls": _Secret(receiver.url)}
+    opened = replace(book.opened, settings=book.opened.settings.model_copy(update=settings))
+    heard: list[str] = []
+    looks = iter([False, False, True])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(watch, "_overdue", lambda *_: [])
+        watch.watch(opened, every_s=0, talk=heard.append, stop=lambda: next(looks))
+    assert len([line for line in heard if "heartbeat could not be told" in line]) == 2
+    assert receiver.posts == []
 
 
 def test_every_alert_leads_to_a_runbook_that_is_there() -> None:

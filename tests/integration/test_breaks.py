@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 
 import psycopg
@@ -22,7 +22,9 @@ from tests.integration.test_gate_paths import compline
 USER, ASSET = "u-0001", "BTC"
 
 
-def ghost_deposit(book: BookUnderTest, day: date, amount: str = "0.5", reference: str = "ghost") -> None:
+def ghost_deposit(
+    book: BookUnderTest, day: date, amount: str = "0.5", reference: str = "ghost", at: datetime | None = None
+) -> None:
     """The ledger credits what the engine never saw: a settlement gone wrong."""
     units = int(Decimal(amount) * 10**8)
     journal = Journal(
@@ -30,7 +32,7 @@ def ghost_deposit(book: BookUnderTest, day: date, amount: str = "0.5", reference
         reference_type="deposit",
         reference_id=reference,
         engine_seq=1,
-        effective_us=to_us(clock.now()),
+        effective_us=to_us(at or clock.now()),
         close_date=day,
         origin="engine",
         reason="deposit",

@@ -20,6 +20,7 @@ from engine import clock
 from engine.close.policy import Policy
 from engine.errors import ComplineError, StaleEpochError, StepTimeoutError
 from engine.sim.demo import load_demo
+from engine.sim.demo_world import OUTSIDE
 from engine.steps import runner
 from engine.steps.context import Step, StepContext, StepOutput
 from engine.steps.plan import STEPS, run_all
@@ -27,6 +28,7 @@ from engine.steps.runner import run_step
 from engine.steps.settling import settle
 from engine.store.connect import connect
 from engine.store.leases import CloseLease, LeaseHeldError
+from pipelines.collect import collect
 from pipelines.local.urls import Servers
 from pipelines.settings import Settings
 from tests.fixtures.books import SMALL, BookUnderTest, MakeBook, drop_book, new_book
@@ -38,15 +40,23 @@ OK = 0
 @pytest.fixture(scope="module")
 def clean(settings: Settings, servers: Servers) -> Iterator[BookUnderTest]:
     """The book that nothing happened to: what every other must look like in the end."""
-    made = new_book(settings, SMALL, name="clean")
+    made = with_readings(new_book(settings, SMALL, policy_with(), name="clean"))
     for day in made.days:
-        made.close(day)
+        assert made.close(day)[-1].status == "succeeded"
     yield made
     drop_book(made)
 
 
 def policy_with(**changes: int) -> Policy:
-    return Policy(reporting_currency="USDT", mark_max_age_s=86_400, **changes)
+    """With custody and chain, so that their steps have something to be killed at."""
+    return Policy(reporting_currency="USDT", mark_max_age_s=86_400, **OUTSIDE, **changes)
+
+
+def with_readings(book: BookUnderTest) -> BookUnderTest:
+    """The same book, its simulated custody and chain collected."""
+    for day in book.days:
+        collect(book.opened, day)
+    return book
 
 
 def in_child(work: Callable[[], int]) -> int:
@@ -184,7 +194,7 @@ def same(book: BookUnderTest, clean: BookUnderTest) -> None:
 
 
 def like(clean: BookUnderTest, make_book: MakeBook, **policy: int) -> BookUnderTest:
-    made = make_book(policy=policy_with(**policy) if policy else None)
+    made = with_readings(make_book(policy=policy_with(**policy)))
     made.keys = clean.keys
     return made
 
@@ -404,9 +414,10 @@ def test_close_killed_in_the_middle_of_every_step_ends_as_if_nothing_had_happene
 def test_settlement_killed_anywhere_ends_as_if_nothing_had_happened(
     clean: BookUnderTest, make_book: MakeBook, tmp_path: Path
 ) -> None:
-    book = make_book(None)
+    book = make_book(None, policy_with())
     book.keys = clean.keys
     load_demo(book.opened.files.journal_dir, SMALL)
+    with_readings(book)
 
     def work(point: int) -> Callable[[], int]:
         def run() -> int:
@@ -434,7 +445,7 @@ def test_close_killed_at_every_statement_ends_as_if_nothing_had_happened(
     settings: Settings, servers: Servers, clean: BookUnderTest, tmp_path: Path
 ) -> None:
     def fresh(number: int) -> BookUnderTest:
-        made = new_book(settings, SMALL, name=f"kill{number}x")
+        made = with_readings(new_book(settings, SMALL, policy_with(), name=f"kill{number}x"))
         made.keys = clean.keys
         return made
 
@@ -457,7 +468,7 @@ def test_close_killed_at_every_statement_ends_as_if_nothing_had_happened(
 
 @pytest.mark.parametrize("where", ["query", "computation"])
 def test_step_past_its_limit_leaves_no_backend_and_is_recorded_as_unknown(make_book: MakeBook, where: str) -> None:
-    book = make_book(policy=policy_with(step_timeout_s=1))
+    book = with_readings(make_book(policy=policy_with(step_timeout_s=1)))
     day = book.days[0]
 
     def write(connection: psycopg.Connection, context: StepContext, day_: object) -> StepOutput:
@@ -482,7 +493,7 @@ def test_step_past_its_limit_leaves_no_backend_and_is_recorded_as_unknown(make_b
 
 
 def test_hung_prepare_is_ended_by_the_alarm_too(make_book: MakeBook) -> None:
-    book = make_book(policy=policy_with(step_timeout_s=1))
+    book = with_readings(make_book(policy=policy_with(step_timeout_s=1)))
     day = book.days[0]
 
     def prepare(connection: psycopg.Connection, context: StepContext) -> None:
