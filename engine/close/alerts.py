@@ -107,12 +107,13 @@ def _of_failure(subject: str, payload: dict[str, Any]) -> Alert:
     found = payload.get("detail")
     detail: dict[str, Any] = found if isinstance(found, dict) else {"what": str(found)} if found else {}
     what = "could not be checked" if status == "unknown" else "failed"
+    severity = ERROR if status == "unknown" else CRITICAL
     if detail.get("error") == "StepTimeoutError":
-        what = "ran past its time limit"
+        what, severity = "ran past its time limit", CRITICAL
     facts = _facts(detail)
     return Alert(
         key=f"{book}:{day}:v{payload.get('version', 1)}:{step}:{sha256_jcs([what, [list(f) for f in facts]])[:16]}",
-        severity=ERROR if status == "unknown" else CRITICAL,
+        severity=severity,
         title=f"{step} of {day} {what} in book {book}",
         facts=facts,
         runbook=_runbook(step, detail),

@@ -98,7 +98,8 @@ def test_a_failed_gate_reaches_a_channel_once_with_what_who_how_much_and_where_t
 def test_what_could_not_be_checked_what_failed_and_what_ran_too_long_each_reach_a_channel(
     make_book: MakeBook, receiver: Receiver
 ) -> None:
-    book = make_book(policy=replace(QUIET, step_timeout_s=1, **OUTSIDE))
+    policy = replace(QUIET, **OUTSIDE)
+    book = make_book(policy=policy)
     day = book.days[0]
     assert book.close(day)[-1].status == "unknown"  # nobody collected the wallets
 
@@ -110,7 +111,8 @@ def test_what_could_not_be_checked_what_failed_and_what_ran_too_long_each_reach_
         raise GateError("the volumes do not add up", next_step="look at them")
 
     for name, write in (("mark_prices", slow), ("volume_30d", refused)):
-        with book.closing(day) as context, pytest.raises(ComplineError):
+        hurried = replace(policy, step_timeout_s=1)
+        with book.closing(day, policy=hurried) as context, pytest.raises(ComplineError):
             run_step(Step(name, "cutoff", lambda *_: {"always": clock.iso_us(clock.now())}, write), context)
     watch.look(book.opened, channels_of(receiver.url), on_time(book))
     told = {post["title"].removesuffix(f" in book {book.opened.book.name}"): post["message"] for post in receiver.posts}
