@@ -31,7 +31,7 @@ from engine.exchange.engine import ExchangeEngine
 from engine.exchange.journal import JournalReader, journal_path
 from engine.store import markers
 from engine.store.capture import HOUSE_FEES, HOUSE_OWED
-from engine.store.connect import Connection, connect, translate, typed_errors
+from engine.store.connect import Connection, connect, translate, typed_errors, unreachable
 from engine.store.markers import MarkerAt
 
 _LOOK_S = 0.5
@@ -88,6 +88,8 @@ class Comparer:
     def compare(self, connection: Connection, engine: ExchangeEngine, record: JournalRecord) -> None:
         """Compare at a marker that engine and settlement have reached; what cannot be compared is unknown.
 
+        Whatever is wrong with a comparison, settlement goes on: a marker without a result becomes overdue.
+
         Args:
             connection: the settlement's, in autocommit.
             engine: as it is right after the marker.
@@ -100,20 +102,23 @@ class Comparer:
         marker = _marker(record, engine.open_day)
         # As the deadline has it, but never so short that a comparison has no chance.
         left_s = int(self._due(record.ts_us).total_seconds())
-        if left_s <= 0:
-            with typed_errors():
-                self._said(marker.seq, markers.unknown(connection, marker, self._book, _LATE))
-            return
-        rows = engine_rows(engine)
+        verdict = None
         try:
-            verdict = markers.compare(
-                connection, marker, self._book, _blocks(rows), len(rows), limit_s=max(left_s, _LEAST_S)
-            )
+            if left_s <= 0:
+                verdict = markers.unknown(connection, marker, self._book, _LATE)
+            else:
+                rows = engine_rows(engine)
+                limit_s = max(left_s, _LEAST_S)
+                verdict = markers.compare(connection, marker, self._book, _blocks(rows), len(rows), limit_s=limit_s)
         except psycopg.Error as error:
             if connection.broken or connection.closed:
-                raise translate(error) from error
-            with typed_errors():
+                raise unreachable(error) from error
+            try:
                 verdict = markers.unknown(connection, marker, self._book, f"not compared: {translate(error).what}")
+            except psycopg.Error as again:
+                if connection.broken or connection.closed:
+                    raise unreachable(again) from again
+                return
         self._said(marker.seq, verdict)
 
     def _said(self, seq: int, verdict: str | None) -> None:

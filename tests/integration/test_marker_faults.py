@@ -108,6 +108,18 @@ def test_settlement_that_stands_still_past_the_deadline_is_unknown_and_somebody_
     assert [r.verdict for r in (asked(hurried), *results(hurried)[1:])] == ["pass", "unknown", "pass"]
 
 
+def test_a_comparison_that_the_database_refuses_is_unknown_and_settlement_goes_on(hurried: Served) -> None:
+    with hurried.book.app() as app, hurried.book.admin() as owner:
+        role = app.info.user
+        owner.execute(f'REVOKE INSERT ON recon.marker_balances FROM "{role}"'.encode())
+        refused = asked(hurried)
+        assert refused.verdict == "unknown"
+        assert "not compared: the database refused (42501)" in refused.detail["what"]
+        hurried.settled()
+        owner.execute(f'GRANT INSERT ON recon.marker_balances TO "{role}"'.encode())
+    assert asked(hurried).verdict == "pass"
+
+
 def kill(service: Served, *, whole: bool) -> None:
     """Kill the process that settles and compares, or the whole service."""
     assert service.process is not None
