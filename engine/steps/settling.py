@@ -12,7 +12,9 @@ from pathlib import Path
 from engine.exchange.history import events_from
 from engine.store.connect import Connection
 from engine.store.moves import settled_to
-from engine.store.settlement import Settled, Settler, settle_all
+from engine.store.settlement import Settler
+from engine.store.settlement_flight import Settled
+from engine.store.settlement_pipeline import settle_all
 
 
 def settle(

@@ -6,7 +6,8 @@ What does not: deciding legs (see `engine.exchange.postings`, `engine.steps`), a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import psycopg
 
@@ -53,6 +54,13 @@ def copy_binary(connection: psycopg.Connection, target: str, blocks: Iterable[by
         target: `schema.table (columns)`, from our own code only.
         blocks: rows as `engine.store.copy_binary` makes them, any number in a block.
     """
+    with copied(connection, target, blocks):
+        pass
+
+
+@contextmanager
+def copied(connection: psycopg.Connection, target: str, blocks: Iterable[bytes | memoryview]) -> Iterator[None]:
+    """`copy_binary`, whose statement ends with the `with`: all rows are sent before, triggers on it run at the end."""
     with (
         connection.cursor() as cursor,
         cursor.copy(f"COPY {target} FROM STDIN (FORMAT binary)".encode()) as copy,
@@ -62,6 +70,7 @@ def copy_binary(connection: psycopg.Connection, target: str, blocks: Iterable[by
             for start in range(0, len(block), _WRITE):
                 copy.write(block[start : start + _WRITE])
         copy.write(TRAILER)
+        yield
 
 
 def reserve(connection: psycopg.Connection, how_many: int) -> int:
@@ -69,6 +78,31 @@ def reserve(connection: psycopg.Connection, how_many: int) -> int:
     row = connection.execute("SELECT ledger.reserve_postings(%s)", (how_many,)).fetchone()
     assert row is not None
     return int(row[0])
+
+
+def reserve_in_turn(connection: psycopg.Connection, how_many: int) -> int:
+    """`reserve`, for settlement: a transaction of it may draw while the one before it has not committed."""
+    row = connection.execute("SELECT ledger.reserve_in_turn(%s)", (how_many,)).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def find_accounts(connection: psycopg.Connection, pairs: Sequence[tuple[str, str]]) -> list[int]:
+    """The id of each (account, asset), 0 where there is none."""
+    if not pairs:
+        return []
+    # A name is printable, so a line break parts two: a text of all of them costs a fraction of an array's parameter.
+    names, assets = ("\n".join(column) for column in zip(*pairs, strict=True))
+    with connection.cursor(binary=True) as cursor:
+        row = cursor.execute(
+            "SELECT array_agg(coalesce(a.account_id, 0) ORDER BY w.n)"
+            " FROM unnest(string_to_array(%s, E'\\n'), string_to_array(%s, E'\\n'))"
+            " WITH ORDINALITY AS w (account, asset, n)"
+            " LEFT JOIN ledger.accounts a ON a.account = w.account AND a.asset = w.asset",
+            (names, assets),
+        ).fetchone()
+    assert row is not None
+    return list(row[0])
 
 
 def ensure_accounts(connection: psycopg.Connection, wanted: set[tuple[str, str]], known: AccountIds) -> None:

@@ -1,12 +1,14 @@
 """The one settlement consumer: engine events become users, trades, journals and legs, in sequence order, once.
 
-What belongs here: one batch in one transaction, idempotent on trade id and reference, and the loop over a journal.
-What does not: reading the engine's journal (see `engine.exchange.history`), and legs (see `engine.exchange.postings`).
+What belongs here: one batch in one transaction, idempotent on trade id and reference.
+What does not: batch after batch (see `settlement_pipeline`), reading the engine's journal (see
+`engine.exchange.history`), and legs (see `engine.exchange.postings`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 from itertools import chain
@@ -33,22 +35,13 @@ from engine.exchange.state import Registry
 from engine.ledger.journal import Journal
 from engine.store import adjustments, postings
 from engine.store import settlement_rows as rows_of
-from engine.store.account_deposits import settle_deposits
-from engine.store.command_requests import Asked, asked_by, settle_commands
-from engine.store.settlement_arrays import NO_PAIR, Array, arrays_of, ids_of
-from engine.store.settlement_batch import BATCH, Batch, ahead, in_batches, prepare, refuse_disorder
+from engine.store.command_requests import Asked, asked_by
+from engine.store.settlement_arrays import Array, arrays_of
+from engine.store.settlement_batch import Batch, prepare, refuse_disorder
+from engine.store.settlement_flight import Flight, Settled, enter, follow, registers
+from engine.store.settlement_names import Names, Pair
 
 _CLOSE_DAY = attrgetter("close_day")
-
-
-@dataclass(slots=True)
-class Settled:
-    """What a run of the consumer did."""
-
-    trades: int = 0
-    journals: int = 0
-    already_there: int = 0
-    last_seq: int = 0
 
 
 @dataclass(slots=True)
@@ -63,7 +56,11 @@ class Settler:
     registry: Registry
     actor: str = "settlement"
     known: postings.AccountIds = field(default_factory=dict)
+    names: Names = field(init=False)
     _opened: set[date] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.names = Names(self.actor)
 
     def settle(self, connection: psycopg.Connection, events: Sequence[Event]) -> Settled:
         """Settle one batch in one transaction; what is there already is compared and left alone.
@@ -79,33 +76,48 @@ class Settler:
 
     def prepare(self, events: Sequence[Event]) -> Batch:
         """Everything about a batch that needs no database; may run in another thread than `settle_batch`."""
-        return prepare(events, self.registry, self.actor, arrays_of)
+        return prepare(events, self.registry, self.names, arrays_of)
 
     def settle_batch(self, connection: psycopg.Connection, batch: Batch) -> Settled:
         """`settle`, of a batch made ready before."""
-        with connection.transaction():
-            return self._settle(connection, batch)
+        return self.send(connection, batch).land()
 
-    def _settle(self, connection: psycopg.Connection, batch: Batch) -> Settled:
-        cursor = connection.execute("SELECT last_seq FROM ledger.settlement_cursor FOR UPDATE").fetchone()
-        assert cursor is not None
-        if np.any(batch.sequences <= cursor[0]):
-            batch = self.prepare([event for event in batch.events if event.engine_seq > cursor[0]])
-        if not batch.events:
-            return Settled(last_seq=int(cursor[0]))
-        refuse_disorder(batch)
-        self._register(connection, batch.plain)
-        self._open_days(connection, batch)
-        done = self._post(connection, batch)
-        settle_deposits(connection, batch.plain, self.registry)
-        settle_commands(connection, batch.plain)
-        done.last_seq = batch.events[-1].engine_seq
-        connection.execute(
-            "UPDATE ledger.settlement_cursor SET last_seq = %s, at = clock_timestamp()", (done.last_seq,)
-        )
-        return done
+    def forget(self) -> None:
+        """Forget what a transaction that was rolled back may have said of accounts and days."""
+        self.known.clear()
+        self.names.forget()
+        self._opened.clear()
 
-    def _post(self, connection: psycopg.Connection, batch: Batch) -> Settled:
+    def send(self, connection: psycopg.Connection, batch: Batch, before: Flight | None = None) -> Flight:
+        """Send a batch's rows, in a transaction that `Flight.land` has checked and committed.
+
+        Args:
+            connection: outside a transaction.
+            batch: made ready by `prepare`.
+            before: the batch before it, landing on another connection. What this one has to see of it is waited for:
+                names, days and accounts that it makes. Nothing else of it shows before this one lands.
+
+        Raises:
+            LedgerRefusedError, psycopg.Error: nothing of the batch was written.
+            OvertakenError: another consumer came between the two batches.
+        """
+        with ExitStack() as transaction:
+            transaction.enter_context(connection.transaction())
+            since = enter(connection) if before is None else follow(connection, before)
+            if np.any(batch.sequences <= since):
+                batch = self.prepare([event for event in batch.events if event.engine_seq > since])
+            flight = Flight(connection, batch.plain, self.registry, since, 0 if before is None else 1 - before.slot)
+            flight.done.last_seq = since
+            if batch.events:
+                refuse_disorder(batch)
+                flight.done.last_seq = batch.events[-1].engine_seq
+                flight.opens = self._register(connection, batch, before)
+                self._post(flight, batch, before)
+            flight.transaction = transaction.pop_all()
+            return flight
+
+    def _post(self, flight: Flight, batch: Batch, before: Flight | None) -> None:
+        connection = flight.connection
         there = postings.existing(connection, [j for _, e, j in batch.others if not isinstance(e, Trade)])
         new_trades, old_trades = self._split(connection, batch.trades)
         if there or old_trades:
@@ -113,12 +125,13 @@ class Settler:
         if batch.journals:
             # Legs of a batch are some 70 MB, which triggers read several times: in memory, not in a temporary file.
             connection.execute("SET LOCAL work_mem = '256MB'")
-            start = postings.reserve(connection, batch.journals)
+            start = postings.reserve_in_turn(connection, batch.journals)
             asked = asked_by(connection, batch.plain)
             signed = adjustments.signed(connection, [_worded(event, j, asked) for _, event, j in batch.others])
             others = [(start + n, journal) for (n, _, _), journal in zip(batch.others, signed, strict=True)]
-            self._copy(connection, batch, batch.places + start, others)
-        return Settled(len(new_trades), batch.journals, len(old_trades) + len(there))
+            self._copy(flight, batch, batch.places + start, others, before)
+        flight.done.trades, flight.done.journals = len(new_trades), batch.journals
+        flight.done.already_there = len(old_trades) + len(there)
 
     def _is_new(self, event: Event, there: set[tuple[str, str]], old_trades: set[int]) -> bool:
         if isinstance(event, Trade):
@@ -127,13 +140,10 @@ class Settler:
         return journal is None or (journal.reference_type, journal.reference_id) not in there
 
     def _copy(
-        self, connection: psycopg.Connection, batch: Batch, numbers: Array, others: list[tuple[int, Journal]]
+        self, flight: Flight, batch: Batch, numbers: Array, others: list[tuple[int, Journal]], before: Flight | None
     ) -> None:
         """Write trades, then all journals, then all legs: one statement each, as a balance is checked at its end."""
-        arrays = batch.arrays
-        wanted = {(leg.account, leg.asset) for _, journal in others for leg in journal.legs}
-        wanted.update(batch.pairs)
-        wanted.discard(NO_PAIR)
+        arrays, connection = batch.arrays, flight.connection
         if arrays is not None:
             arrays.number(numbers)
             rows: Iterable[bytes | memoryview] = (arrays.trade_rows(),)
@@ -141,7 +151,9 @@ class Settler:
             rows = (rows_of.trade_row(t, n, self.registry) for t, n in zip(batch.trades, numbers.tolist(), strict=True))
         if batch.trades:
             postings.copy_binary(connection, f"exchange.trades ({rows_of.TRADE_COLUMNS})", rows)
-        postings.ensure_accounts(connection, wanted, self.known)
+        wanted = {(leg.account, leg.asset) for _, journal in others for leg in journal.legs}
+        new = sorted(wanted - self.known.keys())
+        self.known.update(zip(new, self._account_ids(connection, new, before), strict=True))
         journal_rows = (rows_of.journal_row(journal, n, journal.actor or self.actor) for n, journal in others)
         postings.copy_binary(
             connection,
@@ -149,11 +161,23 @@ class Settler:
             chain((arrays.journal_rows(),) if arrays else (), journal_rows),
         )
         leg_rows = (rows_of.leg_rows(journal, n, self.known, batch.decimals) for n, journal in others)
-        postings.copy_binary(
-            connection,
-            f"ledger.ledger_entries ({rows_of.LEG_COLUMNS})",
-            chain((arrays.leg_rows(ids_of(batch.pairs, batch.where, self.known)),) if arrays else (), leg_rows),
-        )
+        made: Iterable[bytes | memoryview] = ()
+        if arrays is not None:
+            ids = arrays.ids(self.names, lambda pairs: self._account_ids(connection, pairs, before))
+            made = (arrays.leg_rows(ids),)
+        target = f"ledger.ledger_entries ({rows_of.LEG_COLUMNS})"
+        flight.legs.enter_context(postings.copied(connection, target, chain(made, leg_rows)))
+
+    def _account_ids(self, connection: psycopg.Connection, pairs: list[Pair], before: Flight | None) -> list[int]:
+        """The ids of accounts; what is missing is made once the batch before has landed, which may have made it."""
+        ids = postings.find_accounts(connection, pairs)
+        if missing := {pair for pair, number in zip(pairs, ids, strict=True) if not number}:
+            if before is not None:
+                before.wait()
+            made: postings.AccountIds = {}
+            postings.ensure_accounts(connection, missing, made)
+            ids = [number or made[pair] for pair, number in zip(pairs, ids, strict=True)]
+        return ids
 
     def _split(self, connection: psycopg.Connection, trades: list[Trade]) -> tuple[list[Trade], set[int]]:
         """New trades, and the ids of those that the registry of trades has with the same payload."""
@@ -208,7 +232,18 @@ class Settler:
             trade.taker_rate_ppm,
         )
 
-    def _register(self, connection: psycopg.Connection, events: Sequence[Event]) -> None:
+    def _register(self, connection: psycopg.Connection, batch: Batch, before: Flight | None) -> bool:
+        """Names and days that a batch brings, after those of the batch before; whether there was a day to open."""
+        days = self._days(batch) - self._opened
+        if before is not None and (before.opens or days or registers(batch.plain)):
+            before.wait()
+        self._name(connection, batch.plain)
+        for day in sorted(days):
+            connection.execute("SELECT close.open_day(%s)", (day,))
+            self._opened.add(day)
+        return bool(days)
+
+    def _name(self, connection: psycopg.Connection, events: Sequence[Event]) -> None:
         assets = [e for e in events if isinstance(e, AssetListed)]
         markets = [e for e in events if isinstance(e, MarketListed)]
         accounts = [e for e in events if isinstance(e, AccountOpened)]
@@ -279,14 +314,11 @@ class Settler:
             for item in {(a.account, a.name) for a in accounts} - set(rows):
                 raise LedgerRefusedError(f"user {item[0]} ({item[1]}) has another number or name in this book")
 
-    def _open_days(self, connection: psycopg.Connection, batch: Batch) -> None:
-        """Open every close date that the events belong to, and the one after each cut-off, in order."""
+    def _days(self, batch: Batch) -> set[date]:
+        """Every close date that the events belong to, and the one after each cut-off."""
         numbers = {e.close_day for e in batch.plain if hasattr(e, "close_day")} | set(map(_CLOSE_DAY, batch.trades))
-        days = {from_day_number(number) for number in numbers}
-        days |= {from_day_number(e.close_day) + timedelta(days=1) for e in batch.plain if isinstance(e, CutOff)}
-        for day in sorted(days - self._opened):
-            connection.execute("SELECT close.open_day(%s)", (day,))
-            self._opened.add(day)
+        after = {from_day_number(e.close_day) + timedelta(days=1) for e in batch.plain if isinstance(e, CutOff)}
+        return {from_day_number(number) for number in numbers} | after
 
 
 def _worded(event: Event, journal: Journal, asked: dict[tuple[TransferKind, str], Asked]) -> Journal:
@@ -309,32 +341,3 @@ def _same(new: object, stored: object) -> bool:
         there = there.rstrip("0").rstrip(".")
         text = text.rstrip("0").rstrip(".") if "." in text else text
     return text == there
-
-
-def settle_all(
-    connection: psycopg.Connection,
-    settler: Settler,
-    batches: Iterable[Sequence[Event]],
-    progress: Callable[[int], None] | None = None,
-) -> Settled:
-    """Settle a stream of event groups (one group a command), committing every `BATCH` events.
-
-    While Postgres takes one batch, a thread reads the next and makes it ready.
-
-    Args:
-        connection: as the application role, outside a transaction.
-        settler: names and caches.
-        batches: groups of events of one sequence each, in order.
-        progress: called with the last settled sequence after each commit.
-    """
-    total = Settled()
-    with ahead(map(settler.prepare, in_batches(batches, BATCH))) as prepared:
-        for batch in prepared:
-            done = settler.settle_batch(connection, batch)
-            total.trades += done.trades
-            total.journals += done.journals
-            total.already_there += done.already_there
-            total.last_seq = done.last_seq
-            if progress:
-                progress(done.last_seq)
-    return total

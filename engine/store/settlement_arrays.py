@@ -7,16 +7,15 @@ What does not: the loops (see `engine.exchange.kernels.settlement_rows`), single
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 from operator import attrgetter
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from engine.canonical import row_bytes
 from engine.clock import EPOCH, to_us
 from engine.errors import LedgerRefusedError
 from engine.exchange.events import Trade
@@ -24,28 +23,20 @@ from engine.exchange.kernels import settlement_rows as kernels
 from engine.exchange.kernels.copy_fields import GROUPS, LIMBS
 from engine.exchange.postings import journal_of
 from engine.exchange.state import Registry
-from engine.ledger.journal import FEE_CLEARING, check_balanced
+from engine.ledger.journal import check_balanced
+from engine.store.settlement_names import Names, Pair
 from engine.store.settlement_rows import tick_of
 
 Array = npt.NDArray[Any]
-Pair = tuple[str, str]
-NO_PAIR: Pair = ("", "")
-"""Where a trade has no eighth leg."""
 LAST_US = to_us(EPOCH.replace(year=9999))
 """Where the kernels' calendar ends; before 1970 it does not reach either."""
 _INT4 = (kernels.FILL, kernels.DAY, kernels.MAKER_RATE, kernels.TAKER_RATE)
 _TIMES = (kernels.SEQUENCED, kernels.EFFECTIVE)
-_FIRST_NAMES = ("buy", "sell", "trade", "engine", "fill")
-_PLAIN = tuple(
-    map(
-        attrgetter,
-        (
-            "trade_id", "trade_id", "engine_seq", "fill_index", "close_day", "sequenced_us", "effective_us",
-            "taker_side", "maker_account", "taker_account", "maker_order_id", "taker_order_id", "maker_rate_ppm",
-            "taker_rate_ppm",
-        ),
-    )
+_PLAIN = (
+    "trade_id", "trade_id", "engine_seq", "fill_index", "close_day", "sequenced_us", "effective_us", "taker_side",
+    "maker_account", "taker_account", "maker_order_id", "taker_order_id", "maker_rate_ppm", "taker_rate_ppm",
 )  # fmt: skip
+_READ_PLAIN = attrgetter(*_PLAIN)
 _WIDE = tuple(map(attrgetter, ("base_units", "quote_units", "maker_fee_units", "taker_fee_units")))
 
 
@@ -67,21 +58,6 @@ def wide(values: Sequence[int]) -> tuple[Array, Array]:
 
 
 @dataclass(slots=True)
-class _Names:
-    """Texts that rows are made of, one after the other."""
-
-    texts: list[bytes]
-    places: dict[object, int]
-
-    def place(self, key: object, value: str) -> int:
-        found = self.places.get(key)
-        if found is None:
-            found = self.places[key] = len(self.texts)
-            self.texts.append(row_bytes([value])[:-1])
-        return found
-
-
-@dataclass(slots=True)
 class TradeArrays:
     """Trades as columns; what each holds is said by the kernels.
 
@@ -96,7 +72,6 @@ class TradeArrays:
     lower: Array
     place: Array
     markets: Array
-    names: list[bytes]
     decimals: Array
     parties: Array
     assets: Array
@@ -105,6 +80,8 @@ class TradeArrays:
     legs: Array
     _texts: Array
     _ends: Array
+    _longest_name: int
+    _longest_symbol: int
     _scratch: tuple[Array, Array]
     _hashes: Array | None = None
 
@@ -112,22 +89,27 @@ class TradeArrays:
         """Give each trade the posting number of its journal."""
         self.plain[:, kernels.POSTING] = postings
 
-    def accounts(self) -> tuple[list[Pair], Array]:
-        """Every (account, asset) that legs touch, and per leg the place of its pair."""
-        width = len(self.names)
-        real = np.arange(kernels.LEGS) < self.legs[:, None]
-        keys = np.where(real, self.parties * width + self.assets, -1)
-        seen, where = np.unique(keys, return_inverse=True)
-        pairs = [NO_PAIR if key < 0 else (self._name(key // width), self._name(key % width)) for key in seen.tolist()]
-        return pairs, where.reshape(keys.shape)
+    def ids(self, names: Names, find: Callable[[list[Pair]], list[int]]) -> Array:
+        """The account of every leg, int64[trades, LEGS]; of those that `names` does not know, as `find` says.
 
-    def _name(self, place: int) -> str:
-        return self.names[place].decode("ascii")
+        Args:
+            names: what the arrays were made with.
+            find: from accounts and assets by name to the ledger's numbers.
+        """
+        ids = names.ids(self.parties, self.assets)
+        new = (ids == 0) & (np.arange(kernels.LEGS) < self.legs[:, None])
+        if not new.any():
+            return ids
+        keys = np.unique(self.parties[new] << 32 | self.assets[new])
+        parties, assets = keys >> 32, keys & 0xFFFFFFFF
+        pairs = list(zip(names.at(parties), names.at(assets), strict=True))
+        names.learn(parties, assets, find(pairs))
+        return names.ids(self.parties, self.assets)
 
     def trade_rows(self) -> memoryview:
         """Rows of `exchange.trades`."""
         return self._filled(
-            360 + self._longest(self.markets[:, kernels.SYMBOL]),
+            360 + self._longest_symbol,
             lambda out: kernels.put_trades(
                 out, self.plain, self.upper, self.lower, self.place, self.markets, self._texts, self._ends,
                 *self._scratch,
@@ -138,14 +120,14 @@ class TradeArrays:
         """Rows of `ledger.journals`."""
         hashes = self.row_hashes() if self._hashes is None else self._hashes
         return self._filled(
-            200 + self._longest(np.array([kernels.ACTOR])),
+            200 + self._longest_name,
             lambda out: kernels.put_journals(out, self.plain, hashes, self._texts, self._ends, *self._scratch),
         )
 
     def leg_rows(self, account_ids: Array) -> memoryview:
         """Rows of `ledger.ledger_entries`; `account_ids` is int64[trades, LEGS]."""
         return self._filled(
-            kernels.LEGS * (80 + self._longest(self.markets[:, 1:3].ravel())),
+            kernels.LEGS * (80 + self._longest_symbol),
             lambda out: kernels.put_legs(
                 out, self.plain, account_ids, self.assets, self.leg_upper, self.leg_lower, self.legs, self.decimals,
                 self._texts, self._ends, *self._scratch,
@@ -158,8 +140,7 @@ class TradeArrays:
 
     def row_hashes(self) -> Array:
         """The row hash of each trade's journal, uint8[trades, 32]."""
-        longest = max(len(name) for name in self.names)
-        line = 2 * longest + 3 + kernels.LONGEST_NUMBER
+        line = 2 * self._longest_name + 3 + kernels.LONGEST_NUMBER
         ends = np.zeros(len(self.plain), np.int64)
         out = np.empty(len(self.plain) * (100 + kernels.LEGS * line), np.uint8)
         kernels.put_canonical(
@@ -171,70 +152,70 @@ class TradeArrays:
         hashed = b"".join([sha256(view[a:b]).digest() for a, b in pairwise([0, *ends.tolist()])])
         return np.frombuffer(hashed, np.uint8).reshape(-1, 32)
 
-    def _longest(self, places: Array) -> int:
-        return max(len(self.names[place]) for place in places.tolist())
-
     def _filled(self, row_bytes: int, fill: Callable[[Array], int]) -> memoryview:
         # Not touched is not resident: the bound on a row costs address space only.
         out = np.empty(len(self.plain) * row_bytes, np.uint8)
         return out.data[: fill(out)]
 
 
-def arrays_of(trades: Sequence[Trade], registry: Registry, actor: str) -> TradeArrays:
+def arrays_of(trades: Sequence[Trade], registry: Registry, names: Names) -> TradeArrays:
     """Columns and legs of trades, of which there is at least one.
+
+    Args:
+        trades: in sequence order.
+        registry: names and scales.
+        names: of the batches before; what is new is added.
 
     Raises:
         OverflowError: a number beyond the arrays (amounts of 2^127, ids of 2^63).
         LedgerRefusedError: a trade of no base or no quote units.
         ValueError: a name that is not printable ASCII.
     """
-    # A list a column: a tuple a trade would be 100,000 more objects for the garbage collector to walk.
-    market_of = [trade.market for trade in trades]
-    names = _Names([], {})
-    for text in (*_FIRST_NAMES, actor, FEE_CLEARING):
-        names.place(("own", len(names.texts)), text)
-    plain = np.empty((len(trades), len(_PLAIN)), np.int64)
-    for n, read in enumerate(_PLAIN):
-        plain[:, n] = np.fromiter(map(read, trades), np.int64, len(trades))
+    # A tuple a trade, one at a time: no list of them that the garbage collector would walk.
+    numbers = chain.from_iterable(map(_READ_PLAIN, trades))
+    plain = np.fromiter(numbers, np.int64, len(trades) * len(_PLAIN)).reshape(-1, len(_PLAIN))
     small, times = plain[:, _INT4], plain[:, _TIMES]
     if np.any(small != small.astype(np.int32)) or np.any((times < 0) | (times >= LAST_US)):
         raise OverflowError("an index, a day, a rate or a time beyond its column")
+    market_of = np.fromiter((trade.market for trade in trades), np.int64, len(trades))
+    numbers_of, rows = np.unique(market_of, return_inverse=True)
     place = np.empty((len(trades), 3), np.int64)
-    rows = {market: n for n, market in enumerate(dict.fromkeys(market_of))}
-    markets = np.array([_market(registry, market, names) for market in rows], np.int64)
-    place[:, kernels.AT_MARKET] = [rows[market] for market in market_of]
-    decimals = np.zeros(len(names.texts), np.int64)
+    place[:, kernels.AT_MARKET] = rows
+    with names.lock:
+        markets = np.array([_market(registry, market, names) for market in numbers_of.tolist()], np.int64)
+        parties = names.accounts(plain[:, kernels.MAKER : kernels.TAKER + 1], registry)
+        texts, ends, count = names.texts, names.ends, names.count
+        longest, longest_symbol = names.longest(), names.longest(markets[:, : kernels.QUOTE_ASSET + 1])
+    place[:, kernels.AT_MAKER : kernels.AT_TAKER + 1] = parties
+    decimals = np.zeros(count, np.int64)
     decimals[markets[:, kernels.BASE_ASSET]] = markets[:, kernels.BASE_DECIMALS]
     decimals[markets[:, kernels.QUOTE_ASSET]] = markets[:, kernels.QUOTE_DECIMALS]
-    seen, where = np.unique(plain[:, kernels.MAKER : kernels.TAKER + 1], return_inverse=True)
-    parties = [names.place(("account", a), registry.accounts[a].name) for a in seen.tolist()]
-    place[:, kernels.AT_MAKER : kernels.AT_TAKER + 1] = np.array(parties, np.int64)[where.reshape(-1, 2)]
-    prices = {market: tick_of(registry.markets[market], registry) for market in rows}
-    price = [trade.price_ticks * prices[trade.market] for trade in trades]
+    ticks = {market: tick_of(registry.markets[market], registry) for market in numbers_of.tolist()}
+    price = [trade.price_ticks * ticks[trade.market] for trade in trades]
     halves = [wide(price), *(wide(list(map(read, trades))) for read in _WIDE)]
     upper, lower = (np.ascontiguousarray(np.stack(side, axis=1)) for side in zip(*halves, strict=True))
     _refuse_nothing(trades, upper, lower, registry)
-    lengths = np.array([0, *(len(text) for text in names.texts)], np.int64)
     shape = (len(trades), kernels.LEGS)
     made = TradeArrays(
-        plain, upper, lower, place, markets, names.texts, decimals,
+        plain, upper, lower, place, markets, decimals,
         np.zeros(shape, np.int64), np.zeros(shape, np.int64), np.zeros(shape, np.int64), np.zeros(shape, np.uint64),
-        np.zeros(len(trades), np.int64), np.frombuffer(b"".join(names.texts), np.uint8), np.cumsum(lengths),
+        np.zeros(len(trades), np.int64), texts, ends, longest, longest_symbol,
         (np.zeros(LIMBS, np.uint64), np.zeros(GROUPS, np.int64)),
     )  # fmt: skip
     kernels.make_legs(
         plain, upper, lower, place, markets, made.parties, made.assets, made.leg_upper, made.leg_lower, made.legs
     )
+    # Where a trade has fewer legs than there is room for, the rest says the first name twice: nobody reads it.
     return made
 
 
-def _market(registry: Registry, number: int, names: _Names) -> tuple[int, int, int, int, int, int]:
+def _market(registry: Registry, number: int, names: Names) -> tuple[int, int, int, int, int, int]:
     market = registry.markets[number]
     base, quote = registry.assets[market.base], registry.assets[market.quote]
     return (
-        names.place(("market", number), market.symbol),
-        names.place(("asset", market.base), base.symbol),
-        names.place(("asset", market.quote), quote.symbol),
+        names.market(number, market.symbol),
+        names.asset(market.base, base.symbol),
+        names.asset(market.quote, quote.symbol),
         base.decimals,
         quote.decimals,
         base.symbol < quote.symbol,
@@ -249,8 +230,3 @@ def _refuse_nothing(trades: Sequence[Trade], upper: Array, lower: Array, registr
         assert journal is not None
         check_balanced(journal)
         raise LedgerRefusedError(f"trade {trades[n].trade_id} moves nothing")
-
-
-def ids_of(pairs: Sequence[Pair], where: Array, known: Mapping[Pair, int]) -> Array:
-    """The account of every leg, int64[trades, LEGS]."""
-    return np.array([known.get(pair, 0) for pair in pairs], np.int64)[where]

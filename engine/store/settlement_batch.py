@@ -20,7 +20,8 @@ from engine.exchange.events import Event, Trade
 from engine.exchange.postings import journal_of
 from engine.exchange.state import Registry
 from engine.ledger.journal import Journal, check_balanced
-from engine.store.settlement_arrays import Array, Pair, TradeArrays, arrays_of
+from engine.store.settlement_arrays import Array, TradeArrays, arrays_of
+from engine.store.settlement_names import Names
 
 BATCH = 100_000
 T = TypeVar("T")
@@ -40,7 +41,6 @@ class Batch:
         journals: how many journals there are.
         decimals: of each asset that is known.
         arrays: the trades as arrays, or None where those cannot hold them (or there are none).
-        pairs: every (account, asset) of `arrays`, and per leg the place of its pair (`where`).
     """
 
     events: Sequence[Event]
@@ -52,8 +52,6 @@ class Batch:
     journals: int
     decimals: dict[str, int]
     arrays: TradeArrays | None
-    pairs: list[Pair]
-    where: Array
 
     @property
     def ordered(self) -> bool:
@@ -64,15 +62,15 @@ class Batch:
 def prepare(
     events: Sequence[Event],
     registry: Registry,
-    actor: str,
-    make_arrays: Callable[[Sequence[Trade], Registry, str], TradeArrays] = arrays_of,
+    names: Names,
+    make_arrays: Callable[[Sequence[Trade], Registry, Names], TradeArrays] = arrays_of,
 ) -> Batch:
     """Sort out a batch and make its trades' columns, legs and hashes.
 
     Args:
         events: in sequence order; all events of a sequence are in the same batch.
         registry: names and scales of assets, markets and accounts.
-        actor: who posts, as journals record it.
+        names: of the batches before.
         make_arrays: from trades to arrays.
 
     Raises:
@@ -98,19 +96,16 @@ def prepare(
             others.append((at, event, journal))
         at += 1
     decimals = {asset.symbol: asset.decimals for asset in list(registry.assets.values())}
-    arrays, pairs, where = None, list[Pair](), np.zeros((0, 0), np.int64)
+    arrays = None
     if trades:
         try:
-            arrays = make_arrays(trades, registry, actor)
+            arrays = make_arrays(trades, registry, names)
         except OverflowError:
             one_by_one = ((n, trade, trade_journal(trade, registry)) for n, trade in zip(places, trades, strict=True))
             others = sorted([*others, *one_by_one], key=itemgetter(0))
         else:
             arrays.hash_journals()
-            pairs, where = arrays.accounts()
-    return Batch(
-        events, sequences, trades, np.array(places, np.int64), others, plain, at, decimals, arrays, pairs, where
-    )
+    return Batch(events, sequences, trades, np.array(places, np.int64), others, plain, at, decimals, arrays)
 
 
 def trade_journal(trade: Trade, registry: Registry) -> Journal:
@@ -122,13 +117,17 @@ def trade_journal(trade: Trade, registry: Registry) -> Journal:
 
 
 def in_batches(groups: Iterable[Sequence[Event]], size: int) -> Iterator[list[Event]]:
-    """Groups of one command each, joined until there are `size` events."""
+    """Groups of one command each, joined until there are `size` events, in the first batch a quarter of them.
+
+    While the first is made ready and sent nothing else can be done, so it is a short one.
+    """
     pending: list[Event] = []
+    wanted = -(-size // 4)
     for group in groups:
         pending.extend(group)
-        if len(pending) >= size:
+        if len(pending) >= wanted:
             yield pending
-            pending = []
+            pending, wanted = [], size
     if pending:
         yield pending
 

@@ -20,8 +20,9 @@ import pytest
 from engine.clock import day_number
 from engine.store import lots as store
 from engine.store.copy_binary import EPOCH_DAYS
-from engine.store.settlement import Settler, settle_all
+from engine.store.settlement import Settler
 from engine.store.settlement_batch import BATCH
+from engine.store.settlement_pipeline import settle_all
 from engine.valuation.booking import Flows, book
 from engine.valuation.day import book_day, positions_of
 from engine.valuation.fills import read_fills

@@ -25,7 +25,8 @@ from engine.sim.demo_world import DemoConfig
 from engine.steps.genesis import SIGNATURE_PREFIX
 from engine.steps.settling import settle
 from engine.store import copy_binary, digest, postings, seals, settlement, settlement_rows
-from engine.store.settlement import Settler, settle_all
+from engine.store.settlement import Settler
+from engine.store.settlement_pipeline import settle_all
 from pipelines.local.urls import Servers
 from pipelines.settings import Settings
 from tests.fixtures.books import SMALL, BookUnderTest, MakeBook, drop_book, new_book

@@ -20,7 +20,8 @@ from engine.exchange.state import Account, Asset, Market, Registry
 from engine.ledger.journal import Journal
 from engine.store import copy_binary
 from engine.store import settlement_rows as rows_of
-from engine.store.settlement_arrays import LAST_US, arrays_of, ids_of, wide
+from engine.store.settlement_arrays import LAST_US, arrays_of, wide
+from engine.store.settlement_names import Names
 
 BEYOND = 1 << 127
 EDGES = [
@@ -132,19 +133,27 @@ def test_rows_and_hashes_of_a_batch_are_those_of_its_trades_one_by_one(
     trades, registry = batch
     journals: list[Journal] = [j for trade in trades if (j := journal_of(trade, registry)) is not None]
     decimals = {asset.symbol: asset.decimals for asset in registry.assets.values()}
-    arrays = arrays_of(trades, registry, "someone")
+    names, known, asked = Names("someone"), dict[tuple[str, str], int](), list[tuple[str, str]]()
+    arrays_of(trades[: len(trades) // 2 + 1], registry, names)
+    arrays = arrays_of(trades, registry, names)
     arrays.number(np.arange(first, first + len(trades)))
-    pairs, where = arrays.accounts()
+
+    def numbered_accounts(pairs: list[tuple[str, str]]) -> list[int]:
+        asked.extend(pairs)
+        known.update((pair, n * 10**9) for n, pair in enumerate(pairs, 1))
+        return [known[pair] for pair in pairs]
+
+    ids = arrays.ids(names, numbered_accounts)
     touched = {(leg.account, leg.asset) for journal in journals for leg in journal.legs}
-    assert set(pairs) - {("", "")} == touched
-    known = {pair: n * 10**9 for n, pair in enumerate(pairs, 1)}
+    assert set(asked) == touched
+    assert np.array_equal(arrays.ids(names, lambda pairs: pytest.fail(f"{pairs} are known")), ids)
     numbered = list(enumerate(journals, first))
     assert bytes(arrays.row_hashes()) == b"".join(journal.row_hash() for journal in journals)
     expected = b"".join(rows_of.trade_row(trade, n, registry) for n, trade in enumerate(trades, first))
     assert bytes(arrays.trade_rows()) == expected
     assert bytes(arrays.journal_rows()) == b"".join(rows_of.journal_row(j, n, "someone") for n, j in numbered)
     legs = b"".join(rows_of.leg_rows(j, n, known, decimals) for n, j in numbered)
-    assert bytes(arrays.leg_rows(ids_of(pairs, where, known))) == legs
+    assert bytes(arrays.leg_rows(ids)) == legs
 
 
 def one_trade(**changes: object) -> tuple[list[Trade], Registry]:
@@ -167,14 +176,14 @@ def one_trade(**changes: object) -> tuple[list[Trade], Registry]:
 def test_number_beyond_its_column_is_left_to_plain_python_never_cut(changes: dict[str, object]) -> None:
     trades, registry = one_trade(**changes)
     with pytest.raises(OverflowError):
-        arrays_of(trades, registry, "someone")
+        arrays_of(trades, registry, Names("someone"))
 
 
 @pytest.mark.parametrize("name", ["base_units", "quote_units"])
 def test_trade_with_a_leg_of_zero_is_refused_as_a_journal_is(name: str) -> None:
     trades, registry = one_trade(**{name: 0})
     with pytest.raises(LedgerRefusedError, match="a leg of zero"):
-        arrays_of(trades, registry, "someone")
+        arrays_of(trades, registry, Names("someone"))
 
 
 @pytest.mark.parametrize("name", ["al\tice", "al\nice", "Älice"])
@@ -182,4 +191,4 @@ def test_name_that_could_forge_a_separator_is_refused(name: str) -> None:
     trades, registry = one_trade()
     registry.accounts[1] = Account(1, name)
     with pytest.raises(ValueError, match="printable ASCII"):
-        arrays_of(trades, registry, "someone")
+        arrays_of(trades, registry, Names("someone"))

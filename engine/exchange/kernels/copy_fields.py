@@ -119,16 +119,26 @@ def put_decimal(out: Array, at: int, upper: int, lower: int, limbs: Array, group
     if upper < 0:
         out[at] = 45
         at += 1
-    begun = False
-    for n in range(count - 1, -1, -1):
-        power = 1000
-        for _ in range(4):
-            digit = groups[n] // power % 10
-            power //= 10
-            begun = begun or digit != 0
-            if begun:
-                out[at] = 48 + digit
-                at += 1
+    # Constants to divide by: the compiler makes products of them, and a number a tenth as long to write.
+    top = groups[count - 1]
+    if top >= 1000:
+        out[at] = 48 + top // 1000
+        at += 1
+    if top >= 100:
+        out[at] = 48 + top // 100 % 10
+        at += 1
+    if top >= 10:
+        out[at] = 48 + top // 10 % 10
+        at += 1
+    out[at] = 48 + top % 10
+    at += 1
+    for n in range(count - 2, -1, -1):
+        group = groups[n]
+        out[at] = 48 + group // 1000
+        out[at + 1] = 48 + group // 100 % 10
+        out[at + 2] = 48 + group // 10 % 10
+        out[at + 3] = 48 + group % 10
+        at += 4
     return at
 
 

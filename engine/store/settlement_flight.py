@@ -1,0 +1,153 @@
+"""A batch under way: its rows are with Postgres, in a transaction that has yet to check and commit them.
+
+What belongs here: the turn that settlement's transactions take, and how one ends.
+What does not: what a batch writes (see `settlement`), and which batch goes when (see `settlement_pipeline`).
+
+Two transactions of settlement are open at most. The later one has sent its rows, and no row that others could wait for
+is locked by it: Postgres reads the legs to their end, checks them and moves balances once the earlier has committed.
+So the earlier never waits for the later, and the later commits only from where the earlier left the cursor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Future
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+
+import psycopg
+
+from engine.errors import ConflictError
+from engine.exchange.events import AccountOpened, AssetListed, Event, MarketListed
+from engine.exchange.state import Registry
+from engine.store.account_deposits import settle_deposits
+from engine.store.command_requests import settle_commands
+
+_SLOT = "SELECT pg_advisory_xact_lock(hashtext('ledger.settlement'), %s)"
+_HELD = (
+    "SELECT FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 2 AND granted AND objid = %s AND pid = %s"
+    " AND classid = (hashtext('ledger.settlement')::bigint & 4294967295)::oid"
+    " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+)
+
+
+class OvertakenError(ConflictError):
+    """Another consumer has settled what this one was about to."""
+
+
+class _GivenUpError(Exception):
+    """Rolls a transaction back."""
+
+
+@dataclass(slots=True)
+class Settled:
+    """What a run of the consumer did."""
+
+    trades: int = 0
+    journals: int = 0
+    already_there: int = 0
+    last_seq: int = 0
+
+
+@dataclass(slots=True)
+class Flight:
+    """A batch under way, until it lands or is given up.
+
+    Attributes:
+        connection: in a transaction; nobody else uses it.
+        plain: its events that are not trades.
+        registry: names and scales.
+        since: where the cursor stands when the batch before has committed.
+        slot: which of the two turns it holds.
+        opens: whether it opens a day, which nobody else sees before it has landed.
+        done: what it will have done.
+        landing: set while `land` runs in a thread.
+    """
+
+    connection: psycopg.Connection
+    plain: Sequence[Event]
+    registry: Registry
+    since: int
+    slot: int
+    opens: bool = False
+    done: Settled = field(default_factory=Settled)
+    landing: Future[Settled] | None = None
+    transaction: ExitStack = field(default_factory=ExitStack)
+    legs: ExitStack = field(default_factory=ExitStack)
+
+    def land(self) -> Settled:
+        """Have the rows checked and balances moved, move the cursor, commit.
+
+        Raises:
+            psycopg.Error: the database refuses; nothing of the batch was written.
+            OvertakenError: the cursor is not where the batch before left it; the same.
+        """
+        with self.transaction:
+            with self.legs:
+                pass
+            settle_deposits(self.connection, self.plain, self.registry)
+            settle_commands(self.connection, self.plain)
+            moved = self.connection.execute(
+                "UPDATE ledger.settlement_cursor SET last_seq = %s, at = clock_timestamp() WHERE last_seq = %s",
+                (self.done.last_seq, self.since),
+            )
+            if moved.rowcount != 1:
+                raise overtaken(self.since)
+        return self.done
+
+    def wait(self) -> None:
+        """Wait until it has landed.
+
+        Raises:
+            Exception: what `land` raised.
+        """
+        if self.landing is not None:
+            self.landing.result()
+
+    def give_up(self) -> None:
+        """Roll it back."""
+        with suppress(_GivenUpError, psycopg.Error), self.transaction, self.legs:
+            raise _GivenUpError
+
+
+def enter(connection: psycopg.Connection) -> int:
+    """Wait until no other consumer's transaction is open, take the first turn, and read where the cursor stands.
+
+    A consumer holds one turn or the other from batch to batch; who enters waits for both, the first of which is his
+    then. The second he gives back at once: his own next transaction takes it.
+    """
+    connection.execute(_SLOT, (0,))
+    with connection.transaction() as inner:
+        connection.execute(_SLOT, (1,))
+        raise psycopg.Rollback(inner)
+    row = connection.execute("SELECT last_seq FROM ledger.settlement_cursor FOR UPDATE").fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def follow(connection: psycopg.Connection, before: Flight) -> int:
+    """Take the turn after a batch that is landing; the cursor will stand where that leaves it.
+
+    Raises:
+        OvertakenError: that has committed meanwhile, so that another consumer may have entered.
+    """
+    connection.execute(_SLOT, (1 - before.slot,))
+    # While the one before is open nobody else has entered, and from now on who enters waits for this one too.
+    held = connection.execute(_HELD, (before.slot, before.connection.info.backend_pid)).fetchone()
+    if held is None:
+        raise overtaken(before.done.last_seq)
+    return before.done.last_seq
+
+
+def overtaken(expected: int) -> OvertakenError:
+    """The refusal of a batch that is not the next one."""
+    return OvertakenError(
+        f"settlement does not stand at sequence {expected} any more",
+        rule="a batch is settled after the one before it, by one consumer at a time",
+        next_step="settle again: what another consumer has settled is left alone",
+    )
+
+
+def registers(events: Sequence[Event]) -> bool:
+    """Whether events bring names that later ones are written with."""
+    return any(isinstance(event, AssetListed | MarketListed | AccountOpened) for event in events)

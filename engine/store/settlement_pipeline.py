@@ -1,0 +1,144 @@
+"""Batch after batch: one sends its rows while the one before it is checked and committed, and the next is made ready.
+
+What belongs here: which batch goes when, over which of two connections, and what happens when one fails.
+What does not: what a batch writes (see `settlement`), and the turns of two transactions (see `settlement_flight`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
+from types import TracebackType
+
+import psycopg
+
+from engine.errors import ComplineError
+from engine.exchange.events import Event
+from engine.store.settlement import Settler
+from engine.store.settlement_batch import BATCH, Batch, ahead, in_batches
+from engine.store.settlement_flight import Flight, OvertakenError, Settled
+
+_PATIENCE_S = 5.0
+"""For a batch that is being committed when the run ends by an error of something else; then it is cancelled."""
+
+
+def settle_all(
+    connection: psycopg.Connection,
+    settler: Settler,
+    batches: Iterable[Sequence[Event]],
+    progress: Callable[[int], None] | None = None,
+) -> Settled:
+    """Settle a stream of event groups (one group a command), committing every `BATCH` events, in order.
+
+    Args:
+        connection: as the application role, outside a transaction; from the second batch on there is another like it.
+        settler: names and caches.
+        batches: groups of events of one sequence each, in order.
+        progress: called with the last settled sequence after each commit.
+    """
+    with (
+        ahead(map(settler.prepare, in_batches(batches, BATCH))) as prepared,
+        _Pipeline(connection, settler, progress) as pipeline,
+    ):
+        for batch in prepared:
+            pipeline.settle(batch)
+        pipeline.finish()
+        return pipeline.total
+
+
+class _Pipeline:
+    """Two transactions at most: one sends, one lands.
+
+    Args:
+        connection: carries every other batch.
+        settler: names and caches.
+        progress: called after each commit.
+    """
+
+    def __init__(
+        self, connection: psycopg.Connection, settler: Settler, progress: Callable[[int], None] | None
+    ) -> None:
+        self._one = connection
+        self._two: psycopg.Connection | None = None
+        self._settler = settler
+        self._progress = progress
+        self._thread = ThreadPoolExecutor(1, "settlement-lands")
+        self._landing: Flight | None = None
+        self.total = Settled()
+
+    def settle(self, batch: Batch) -> None:
+        """Send a batch; it lands once the batch before has.
+
+        Raises:
+            Exception: what the batch before or this one is refused with; nothing of the one refused was written.
+        """
+        flight = self._send(batch)
+        try:
+            self.finish()
+        except BaseException:
+            flight.give_up()
+            raise
+        self._landing = flight
+        flight.landing = self._thread.submit(flight.land)
+
+    def _send(self, batch: Batch) -> Flight:
+        before = self._landing
+        if before is not None and before.landing is not None and not before.landing.done():
+            try:
+                return self._settler.send(self._beside(before), batch, before)
+            except OvertakenError:
+                pass
+            except (psycopg.Error, ComplineError):
+                # By itself it says what is wrong with it, or goes through: the two batches may touch the same record.
+                self._settler.forget()
+        self.finish()
+        return self._settler.send(self._one, batch)
+
+    def _beside(self, before: Flight) -> psycopg.Connection:
+        if before.connection is not self._one:
+            return self._one
+        if self._two is None or self._two.closed:
+            info = self._one.info
+            self._two = psycopg.connect(**info.get_parameters(), password=info.password, autocommit=True)  # type: ignore[arg-type]
+        return self._two
+
+    def finish(self) -> None:
+        """Wait until the last batch has landed.
+
+        Raises:
+            Exception: what it is refused with.
+        """
+        flight = self._landing
+        if flight is None or flight.landing is None:
+            return
+        try:
+            flight.wait()
+        except BaseException:
+            self._settler.forget()
+            raise
+        finally:
+            # Not where a signal ended the waiting: then it is still under way.
+            if flight.landing.done():
+                self._landing = None
+        self.total.trades += flight.done.trades
+        self.total.journals += flight.done.journals
+        self.total.already_there += flight.done.already_there
+        self.total.last_seq = flight.done.last_seq
+        if self._progress:
+            self._progress(flight.done.last_seq)
+
+    def __enter__(self) -> _Pipeline:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        try:
+            if (flight := self._landing) is not None and flight.landing is not None:
+                if error is not None and not wait([flight.landing], _PATIENCE_S).done:
+                    with suppress(psycopg.Error):
+                        flight.connection.cancel_safe(timeout=2)
+                self.finish()
+        finally:
+            self._thread.shutdown()
+            if self._two is not None:
+                self._two.close()

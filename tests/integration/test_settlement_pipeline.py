@@ -1,0 +1,273 @@
+"""Settlement over two connections: one batch sends while the one before commits, in order, once, killed anywhere."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from engine.errors import ComplineError
+from engine.exchange import history
+from engine.exchange.events import Event, Trade
+from engine.exchange.state import Registry
+from engine.sim.demo import load_demo
+from engine.store import postings, settlement_pipeline
+from engine.store.connect import typed_errors
+from engine.store.settlement import Settler
+from engine.store.settlement_flight import Flight, OvertakenError
+from engine.store.settlement_pipeline import settle_all
+from pipelines.local.urls import Servers
+from pipelines.settings import Settings
+from tests.fixtures.books import SMALL, BookUnderTest, MakeBook, drop_book, new_book
+
+Groups = list[list[Event]]
+BATCH = 60
+NUMBERS = (
+    "SELECT count(*), count(DISTINCT posting_no), max(posting_no), (SELECT count(*) FROM exchange.trades),"
+    " (SELECT count(*) FROM ledger.ledger_entries), (SELECT sum(abs(balance)) FROM ledger.accounts),"
+    " (SELECT last_seq FROM ledger.settlement_cursor), (SELECT count(*) FROM (SELECT engine_seq,"
+    " lag(engine_seq) OVER (ORDER BY posting_no) AS before FROM ledger.journals) x WHERE engine_seq < before)"
+    " FROM ledger.journals"
+)
+
+
+@pytest.fixture(scope="module")
+def stream(tmp_path_factory: pytest.TempPathFactory) -> tuple[Groups, Registry]:
+    """All events of the small demo exchange by command, and its names."""
+    directory: Path = tmp_path_factory.mktemp("exchange")
+    load_demo(directory, SMALL)
+    with history.events_from(directory, 0) as events:
+        return list(events), events.registry
+
+
+@pytest.fixture(scope="module")
+def whole(settings: Settings, servers: Servers, stream: tuple[Groups, Registry]) -> Iterator[BookUnderTest]:
+    """A book with all of it settled in one transaction: what any other way must come to."""
+    made, (groups, registry) = new_book(settings, None, name="whole"), stream
+    with made.app() as connection:
+        Settler(registry).settle(connection, flat(groups))
+    yield made
+    drop_book(made)
+
+
+@pytest.fixture(autouse=True)
+def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settlement_pipeline, "BATCH", BATCH)
+
+
+def flat(groups: Groups) -> list[Event]:
+    return [event for group in groups for event in group]
+
+
+def numbers(book: BookUnderTest, *, gaps: bool = False) -> tuple[object, ...]:
+    """What counts of a book; with gaps, whatever the last posting number is."""
+    with book.admin() as connection:
+        row = connection.execute(NUMBERS.encode()).fetchone()
+    assert row is not None
+    assert row[7] == 0, "postings are numbered in the engine's order"
+    return (*row[:2], *row[3:]) if gaps else tuple(row)
+
+
+def test_two_connections_come_to_what_one_transaction_does(
+    make_book: MakeBook, stream: tuple[Groups, Registry], whole: BookUnderTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (groups, registry), book, used, seen = stream, make_book(None), set[int](), list[int]()
+    land = Flight.land
+    monkeypatch.setattr(Flight, "land", lambda flight: used.add(flight.connection.info.backend_pid) or land(flight))
+    with book.app() as connection:
+        done = settle_all(connection, Settler(registry), groups, seen.append)
+        assert len(used) == 2
+        assert connection.info.backend_pid in used
+    assert seen == sorted(seen)
+    assert len(seen) > 10
+    assert done.last_seq == seen[-1] == len(groups)
+    assert done.trades == len([event for event in flat(groups) if isinstance(event, Trade)])
+    assert numbers(book) == numbers(whole)
+    assert book.state_digest() == whole.state_digest()
+    assert book.value("SELECT count(*) FROM pg_stat_activity WHERE pid = ANY(%s)", list(used)) == 0
+
+
+def test_killed_between_any_two_statements_of_either_transaction_nothing_is_lost_or_doubled(
+    make_book: MakeBook, stream: tuple[Groups, Registry], whole: BookUnderTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One book, settled by attempts that each end after so many statements, on whichever connection that is."""
+    (groups, registry), book = stream, make_book(None)
+    left, lock = 0, threading.Lock()
+
+    def broken(real: Callable[..., object]) -> Callable[..., object]:
+        def call(*args: object, **kwargs: object) -> object:
+            nonlocal left
+            with lock:
+                left -= 1
+                if not left:
+                    raise ConnectionAbortedError("killed")
+            return real(*args, **kwargs)
+
+        return call
+
+    attempts = 0
+    with monkeypatch.context() as patch:
+        patch.setattr(psycopg.Connection, "execute", broken(psycopg.Connection.execute))
+        patch.setattr(postings, "copied", broken(postings.copied))
+        for attempts in range(1, 200):
+            left = 0
+            with book.app() as connection:
+                left = attempts
+                try:
+                    settle_all(connection, Settler(registry), groups)
+                except ConnectionAbortedError:
+                    continue
+                break
+    assert attempts > 40
+    assert numbers(book, gaps=True) == numbers(whole, gaps=True)
+    assert book.state_digest() == whole.state_digest()
+
+
+def test_servers_that_end_at_any_moment_lose_and_double_nothing(
+    make_book: MakeBook, stream: tuple[Groups, Registry], whole: BookUnderTest
+) -> None:
+    (groups, registry), book, dice = stream, make_book(None), random.Random(5)
+    ended = 0
+    for _ in range(60):
+        with book.app() as connection, book.app() as other:
+            wait = threading.Event()
+
+            def end(other: psycopg.Connection = other, wait: threading.Event = wait) -> None:
+                if not wait.wait(dice.uniform(0.02, 0.25)):
+                    other.execute(
+                        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                        " WHERE datname = current_database() AND usename = current_user AND pid <> pg_backend_pid()"
+                        " ORDER BY random()"
+                    )
+
+            thread = threading.Thread(target=end)
+            thread.start()
+            try:
+                settle_all(connection, Settler(registry), groups)
+            except (psycopg.OperationalError, ComplineError):
+                ended += 1
+                continue
+            finally:
+                wait.set()
+                thread.join()
+            break
+    assert ended
+    assert numbers(book, gaps=True) == numbers(whole, gaps=True)
+    assert book.state_digest() == whole.state_digest()
+
+
+def test_three_consumers_at_once_have_one_effect(
+    make_book: MakeBook, stream: tuple[Groups, Registry], whole: BookUnderTest
+) -> None:
+    (groups, registry), book = stream, make_book(None)
+    start, failures, trades = threading.Barrier(3), list[BaseException](), list[int]()
+
+    def run() -> None:
+        with book.app() as connection:
+            start.wait()
+            try:
+                trades.append(settle_all(connection, Settler(registry), groups).trades)
+            except BaseException as error:
+                failures.append(error)
+
+    threads = [threading.Thread(target=run) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert sum(trades) == len([event for event in flat(groups) if isinstance(event, Trade)])
+    assert numbers(book, gaps=True) == numbers(whole, gaps=True)
+    assert book.state_digest() == whole.state_digest()
+
+
+def test_refused_batch_leaves_those_before_it_and_takes_none_after_it(
+    make_book: MakeBook, stream: tuple[Groups, Registry], whole: BookUnderTest
+) -> None:
+    (groups, registry), book, seen = stream, make_book(None), list[int]()
+    at = next(n for n in range(len(groups) // 2, len(groups)) if any(isinstance(e, Trade) for e in groups[n]))
+    poor = [replace(e, base_units=10**30) if isinstance(e, Trade) else e for e in groups[at]]
+    with book.app() as connection:
+        with pytest.raises(ComplineError, match="would be negative"), typed_errors():
+            settle_all(connection, Settler(registry), [*groups[:at], poor, *groups[at + 1 :]], seen.append)
+        assert seen[-1] < groups[at][0].engine_seq
+        assert book.value("SELECT last_seq FROM ledger.settlement_cursor") == seen[-1]
+        assert book.value("SELECT max(engine_seq) FROM ledger.journals") <= seen[-1]  # type: ignore[operator]
+        settle_all(connection, Settler(registry), groups)
+    assert numbers(book, gaps=True) == numbers(whole, gaps=True)
+    assert book.state_digest() == whole.state_digest()
+
+
+def test_error_of_whoever_watches_leaves_what_was_committed_and_no_open_transaction(
+    make_book: MakeBook, stream: tuple[Groups, Registry]
+) -> None:
+    (groups, registry), book, seen = stream, make_book(None), list[int]()
+
+    def watch(seq: int) -> None:
+        seen.append(seq)
+        if len(seen) == 3:
+            raise ValueError("enough")
+
+    with book.app() as connection:
+        with pytest.raises(ValueError, match="enough"):
+            settle_all(connection, Settler(registry), groups, watch)
+        assert connection.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
+    assert book.value("SELECT last_seq FROM ledger.settlement_cursor") == seen[2]
+    assert not [one for one in threading.enumerate() if one.name.startswith("settlement-")]
+
+
+def test_batch_sent_before_its_predecessor_committed_goes_with_it(
+    make_book: MakeBook, stream: tuple[Groups, Registry]
+) -> None:
+    (groups, registry), book = stream, make_book(None)
+    trades = [n for n, group in enumerate(groups) if any(isinstance(e, Trade) for e in group)]
+    one, two = trades[-2:]
+    settler = Settler(registry)
+    with book.app() as first, book.app() as second:
+        settler.settle(first, flat(groups[:one]))
+        there = numbers(book)
+        before = settler.send(first, settler.prepare(groups[one]))
+        after = settler.send(second, settler.prepare(groups[two]), before)
+        before.give_up()
+        with pytest.raises(OvertakenError, match="does not stand at sequence"):
+            after.land()
+    assert numbers(book) == there
+
+
+def test_posting_drawn_by_another_waits_for_settlement_and_comes_after_it(
+    make_book: MakeBook, stream: tuple[Groups, Registry]
+) -> None:
+    (groups, registry), book = stream, make_book(None)
+    settler = Settler(registry)
+    with book.app() as first, book.app() as other:
+        flight = settler.send(first, settler.prepare(flat(groups[:200])))
+        with other.transaction(force_rollback=True):
+            other.execute("SET LOCAL lock_timeout = '100ms'")
+            with pytest.raises(psycopg.errors.LockNotAvailable):
+                postings.reserve(other, 1)
+        with other.transaction():
+            assert postings.reserve_in_turn(other, 5) > flight.done.journals
+        done = flight.land()
+        with other.transaction():
+            assert postings.reserve(other, 1) == done.journals + 6
+
+
+def test_blocks_drawn_at_once_do_not_overlap(make_book: MakeBook) -> None:
+    book, drawn = make_book(None), list[int]()
+
+    def draw() -> None:
+        with book.app() as connection:
+            for _ in range(50):
+                drawn.append(postings.reserve_in_turn(connection, 7))
+
+    threads = [threading.Thread(target=draw) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(drawn) == list(range(1, 1400, 7))
