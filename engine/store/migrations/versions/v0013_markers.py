@@ -3,7 +3,7 @@
 from engine.store.migrate import run_sql_folder
 
 revision = "0013"
-down_revision = "0011"
+down_revision = "0012"
 branch_labels = None
 depends_on = None
 
