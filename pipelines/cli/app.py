@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import typer
@@ -88,11 +89,15 @@ _CLICK_ERROR = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__
 """Typer carries its own copy of Click; this is that copy's base of wrong usage."""
 
 
-def main() -> None:
-    """Run the command line; Click's own 2 for wrong usage becomes 64, since 2 means that something is UNKNOWN."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; Click's own 2 for wrong usage becomes 64, since 2 means that something is UNKNOWN.
+
+    Args:
+        arguments: without the program's name; by default this process's.
+    """
     command = typer.main.get_command(app)
     try:
-        code = command.main(standalone_mode=False)
+        code = command.main(None if arguments is None else list(arguments), standalone_mode=False)
     except typer.Exit as done:
         code = done.exit_code
     except _CLICK_ERROR as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
@@ -18,32 +17,33 @@ from engine.reserves.keys import generate_keys
 from pipelines.local.urls import Servers
 from pipelines.settings import Settings
 from tests.fixtures.books import drop_database
+from tests.fixtures.command_line import call
 
 COMPLINE = str(Path(sys.executable).with_name("compline"))
 SIZE = ("--days", "2", "--users", "40")
 
 
 class Demo:
-    """The demo in a book of its own, run as an operator runs it."""
+    """The demo in a book of its own; what is killed is the program that an operator runs."""
 
     def __init__(self, settings: Settings, book: str, keys: str) -> None:
-        self.command = [COMPLINE, "demo", *SIZE, "--book", book, "--json"]
-        self.environment = {**os.environ, "COMPLINE_HOME": str(settings.home), "COMPLINE_KEYS": keys}
+        self.home, self.keys, self.arguments = settings.home, keys, ["demo", *SIZE, "--book", book]
 
     def run(self) -> str:
         """Run it to its end; the state digest."""
-        done = subprocess.run(
-            self.command, env=self.environment, capture_output=True, text=True, timeout=240, check=False
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
-        said = json.loads(done.stdout)
+        code, said, talk = call(self.home, *self.arguments, COMPLINE_KEYS=self.keys)
+        assert code == 0, talk[-3000:]
         assert [day["state"] for day in said["days"]] == ["sealed", "sealed"]
         return str(said["state_digest"])
 
     def kill(self, after: str, delay_s: float, how: signal.Signals = signal.SIGKILL) -> None:
         """Kill it a moment after it said something (or began)."""
         process = subprocess.Popen(
-            self.command, env=self.environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+            [COMPLINE, *self.arguments, "--json"],
+            env={**os.environ, "COMPLINE_HOME": str(self.home), "COMPLINE_KEYS": self.keys},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         assert process.stderr is not None
         for line in process.stderr:

@@ -25,6 +25,7 @@ from engine.steps.runner import run_step
 from pipelines import dagster_home
 from pipelines.jobs import JOB_NAME
 from tests.fixtures.books import BookUnderTest, MakeBook
+from tests.fixtures.command_line import Answer, call
 
 COMPLINE = Path(sys.executable).with_name("compline")
 TAMPERED = ("u-0001", "USDT")
@@ -44,8 +45,13 @@ def tamper(book: BookUnderTest, day: date) -> None:
         assert changed.rowcount == 1
 
 
-def compline(book: BookUnderTest, *arguments: str) -> tuple[int, dict[str, Any], str]:
-    """Run the command line on a book; exit code, JSON, talk."""
+def compline(book: BookUnderTest, *arguments: str) -> Answer:
+    """The command line on a book."""
+    return call(book.opened.settings.home, *arguments, "--book", book.opened.book.name)
+
+
+def program(book: BookUnderTest, *arguments: str) -> tuple[int, dict[str, Any]]:
+    """The same as the installed program, in a process of its own."""
     done = subprocess.run(
         [str(COMPLINE), *arguments, "--book", book.opened.book.name, "--json"],
         env={**os.environ, "COMPLINE_HOME": str(book.opened.settings.home)},
@@ -54,7 +60,7 @@ def compline(book: BookUnderTest, *arguments: str) -> tuple[int, dict[str, Any],
         timeout=180,
         check=False,
     )
-    return done.returncode, json.loads(done.stdout) if done.stdout else {}, done.stderr
+    return done.returncode, json.loads(done.stdout)
 
 
 def state(book: BookUnderTest, day: date) -> object:
@@ -66,7 +72,7 @@ def test_from_the_command_line_and_a_backfill_the_day_does_not_seal_until_it_is_
 ) -> None:
     first, second = book.days
     tamper(book, first)
-    code, said, _ = compline(book, "close", "run", str(first))
+    code, said = program(book, "close", "run", str(first))
     assert code == 1
     assert said["days"][0]["state"] == "cutoff"
     gate = next(g for g in said["days"][0]["gates"] if g["gate"] == "engine_vs_ledger")
@@ -206,7 +212,7 @@ class DagsterServer:
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGTERM)
             try:
-                self.process.wait(20)
+                self.process.wait(3)
             except subprocess.TimeoutExpired:
                 os.killpg(self.process.pid, signal.SIGKILL)
         self.log.close()

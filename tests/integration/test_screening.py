@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -21,6 +17,7 @@ from engine.steps.screening import screen_user
 from engine.store import screening
 from engine.store.connect import typed_errors
 from tests.fixtures.books import BookUnderTest, MakeBook
+from tests.fixtures.command_line import call
 from tests.fixtures.screening import plain_list, record_names, screening_policy, store_list
 
 LISTED = (
@@ -192,19 +189,8 @@ def test_from_the_command_line_the_day_does_not_seal_before_the_list_is_there(ma
     record_names(book, [(1, "Vladimir Orlov")])
 
     def run() -> tuple[int, dict[str, Any]]:
-        done = subprocess.run(
-            [sys.executable, "-m", "pipelines.cli.app", "close", "run", str(book.days[0]), "--json"],
-            env={
-                **os.environ,
-                "COMPLINE_HOME": str(book.opened.settings.home),
-                "COMPLINE_BOOK": book.opened.book.name,
-            },
-            capture_output=True,
-            text=True,
-            timeout=280,
-            check=False,
-        )
-        return done.returncode, json.loads(done.stdout)
+        answer = call(book.opened.settings.home, "close", "run", str(book.days[0]), "--book", book.opened.book.name)
+        return answer.code, answer.said
 
     code, said = run()
     assert (code, said["days"][0]["state"]) == (2, "reconciled")
