@@ -93,3 +93,28 @@ def test_gone_when_read_again_and_there_again_it_is_the_same_break(book: BookUnd
         assert book.close(first, recapture=True)[-1].status == "failed"
     assert (state(book), alive(book)) == ("open", (1, 1))
     assert events(book) == [("corrected", "recon"), ("reopened", "recon")]
+
+
+def test_a_correction_that_the_engine_refused_is_tried_again_and_one_that_is_asked_for_is_the_only_one(
+    broken: BookUnderTest,
+) -> None:
+    as_owner(broken, lambda c: breaks.correct(c, 1, "engine", "carl", "dora", "the engine lost it", None))
+    for side, counter in (("engine", None), ("ledger", "custody:main")):
+        with pytest.raises(ComplineError, match="engine side of break 1 is being corrected already"):
+            as_owner(broken, lambda c, s=side, o=counter: breaks.correct(c, 1, s, "carl", "dora", "again", o))
+    with broken.admin() as connection:
+        connection.execute(
+            "UPDATE exchange.command_requests SET outcome = 'insufficient_balance', engine_seq = 1, answered_at = now()"
+            " WHERE request_key = 'break:1:engine'"
+        )
+    assert (state(broken), events(broken)[-1]) == ("open", ("reopened", "exchange"))
+    key = as_owner(broken, lambda c: breaks.correct(c, 1, "engine", "carl", "dora", "funds are free now", None))
+    assert key == "break:1:engine:2"
+    with broken.admin() as connection:
+        connection.execute(
+            "UPDATE exchange.command_requests SET outcome = 'insufficient_balance', engine_seq = 2, answered_at = now()"
+            " WHERE request_key = 'break:1:engine:2'"
+        )
+    as_owner(broken, lambda c: breaks.correct(c, 1, "ledger", "carl", "dora", "so the ledger is", "custody:main"))
+    assert (state(broken), alive(broken)) == ("corrected", (1, 1))
+    assert broken.value("SELECT max(attempt) FROM recon.corrections") == 3

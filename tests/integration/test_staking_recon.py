@@ -8,7 +8,7 @@ from typing import Any
 
 from engine.close.policy import GATES, STAKING_VS_CHAIN, Policy
 from engine.money import to_units
-from engine.store import days
+from engine.store import days, reopening
 from pipelines import collect
 from tests.fixtures.books import BookUnderTest, MakeBook
 from tests.fixtures.evm_node import EvmNode
@@ -69,6 +69,7 @@ def test_total_off_by_one_is_a_break_and_a_reorganised_chain_is_read_anew(
     assert gate(book).detail["shown"][0]["difference"] == "0.000000000000000001"
     assert evm_node.call("evm_revert", fork)
     evm_node.stake(pool, -1, cut - timedelta(hours=1))
+    later = evm_node.call("evm_snapshot")
     bury(evm_node, cut + timedelta(hours=1))
     assert collected(book, evm_node)[0].result == "stored"
     assert book.close(day)[-1].step == "evidence_packs"
@@ -76,3 +77,23 @@ def test_total_off_by_one_is_a_break_and_a_reorganised_chain_is_read_anew(
     assert blocks[0]["hash"] == evm_node.call("eth_getBlockByNumber", hex(blocks[0]["height"]), False)["hash"]
     assert book.value("SELECT count(*) FROM capture.readings WHERE source = 'evm'") == 2
     assert collected(book, evm_node)[0].result == "unchanged"
+
+    # The chain is reorganised past its finality, after the seal: told, kept beside, and the date closes again on it.
+    assert evm_node.call("evm_revert", later)
+    evm_node.stake(pool, 2, cut - timedelta(minutes=30))
+    bury(evm_node, cut + timedelta(hours=1))
+    again = collected(book, evm_node)[0]
+    assert again.result == "stored"
+    assert "and is" in again.changed
+    assert blocks[0]["hash"] in again.changed
+    event = "SELECT payload ->> 'what' FROM events.outbox WHERE subject = 'eod.reading.changed'"
+    assert book.value(event) == again.changed
+    with book.app() as connection:
+        reopening.reopen(connection, day, reason="the chain was reorganised", maker="ada", checker="ben")
+    assert book.close(day)[-1].step == "staking_vs_chain"
+    assert gate(book).detail["shown"][0]["difference"] == "0.000000000000000002"
+    assert book.value("SELECT count(DISTINCT sha256) FROM capture.readings WHERE source = 'evm'") == 4
+    with book.admin() as owner:
+        kept = owner.execute("SELECT version, block_hash FROM chain.staking_totals ORDER BY 1").fetchall()
+    assert kept[0] == (1, blocks[0]["hash"])
+    assert [version for version, _ in kept] == [1, 2]
