@@ -117,7 +117,14 @@ def explain(
 
 
 def correct(
-    connection: psycopg.Connection, number: int, side: str, who: str, second: str, why: str, counter: str | None
+    connection: psycopg.Connection,
+    number: int,
+    side: str,
+    who: str,
+    second: str,
+    why: str,
+    counter: str | None,
+    reference: str | None = None,
 ) -> str:
     """Correct the wrong side by the break's own amount, as the owner; returns the posting or the request.
 
@@ -129,9 +136,11 @@ def correct(
         second: checker.
         why: kept with the posting.
         counter: the house account of the other leg, where the ledger is corrected.
+        reference: the deposit or withdrawal that is undone, where that leg is a wallet's.
     """
     row = connection.execute(
-        "SELECT recon.correct_break(%s, %s, %s, %s, %s, %s)", (number, side, who, second, why, counter)
+        "SELECT recon.correct_break(%s, %s, %s, %s, %s, %s, %s)",
+        (number, side, who, second, why, counter, reference),
     ).fetchone()
     assert row is not None
     return str(row[0])

@@ -142,6 +142,9 @@ def correct(
     counter: Annotated[
         str | None, typer.Option(help="The house account of the other leg, where the ledger is wrong.")
     ] = None,
+    reference: Annotated[
+        str | None, typer.Option(help="The deposit or withdrawal that it undoes, where that leg is a wallet's.")
+    ] = None,
     dry_run: DryRun = False,
     book: BookName = None,
     as_json: Json = False,
@@ -152,7 +155,7 @@ def correct(
         book,
         as_json,
         dry_run,
-        lambda c: breaks.correct(c, number, side, by, second, why, counter),
+        lambda c: breaks.correct(c, number, side, by, second, why, counter, reference),
         as_owner=True,
     )
 

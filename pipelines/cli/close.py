@@ -112,15 +112,23 @@ def _explain(report: DayReport) -> None:
     """Why a date is not done: breaks by user, gates, failed steps."""
     for gate in report.gates:
         for shown in gate.detail.get("shown", []) if not gate.stands else []:
-            talk(
-                f"{report.close_date} {gate.gate}: {shown['account']} has {shown['engine']} {shown['asset']}"
-                f" in the engine, {shown['ledger']} in the ledger: {shown['difference']}"
-            )
+            talk(f"{report.close_date} {gate.gate}: {_sides(shown)}")
+        for unread in gate.detail.get("unread", []) if not gate.stands else []:
+            talk(f"{report.close_date} {gate.gate}: {unread['why']}")
         if gate.verdict == "fail" and not gate.stands:
             talk(f"{report.close_date} gate {gate.gate} failed: docs/runbooks/{gate.gate}.md")
+        elif gate.detail.get("unread") and not gate.stands:
+            talk(f"{report.close_date} gate {gate.gate} could not be checked: docs/runbooks/{gate.gate}.md")
     for run in report.steps.values():
         if run.error:
             talk(f"{report.close_date} step {run.step_name} {run.status}: {run.error}")
+
+
+def _sides(shown: dict[str, str]) -> str:
+    """One difference in a sentence, whatever two sources its gate compares."""
+    whose = shown.get("account") or shown.get("subject") or "in all"
+    sides = [name for name in shown if name not in ("account", "subject", "asset", "difference")]
+    return f"{whose}: {', '.join(f'{name} {shown[name]}' for name in sides)} {shown['asset']}: {shown['difference']}"
 
 
 @app.command()

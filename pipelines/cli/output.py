@@ -19,8 +19,9 @@ from rich.table import Table
 
 from engine.errors import ComplineError, UncheckedError
 
-err = Console(stderr=True, highlight=False, soft_wrap=True)
-out = Console(highlight=False, soft_wrap=True)
+# `:ghost:` in a reference is no emoji.
+err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
+out = Console(highlight=False, soft_wrap=True, emoji=False)
 
 _STYLES = {"pass": "green", "sealed": "green", "ok": "green", "fail": "red", "unknown": "yellow", "failed": "red"}
 
@@ -43,7 +44,7 @@ def put_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, title: s
     for row in rows:
         table.add_row(*(_cell(value) for value in row))
     width = None if sys.stdout.isatty() else 400
-    Console(highlight=False, width=width).print(table)
+    Console(highlight=False, width=width, emoji=False).print(table)
 
 
 def _cell(value: Any) -> str:

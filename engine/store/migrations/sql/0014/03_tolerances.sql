@@ -105,8 +105,14 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
             coalesce((SELECT sum(b.balance) FROM custody.wallet_balances b WHERE b.close_date = d AND b.version = v AND b.asset = o.asset), 0)
             - coalesce((SELECT sum(i.custody_amount - i.ledger_amount) FROM custody.in_transit i
                 WHERE i.close_date = d AND i.version = v AND i.asset = o.asset), 0)
-        FROM (SELECT c.asset, sum(c.closing) AS owed FROM ledger.control_totals c WHERE c.close_date = d AND c.version = v
-              AND c.liability_class IN ('customer', 'other_liability') GROUP BY c.asset) o) x (subject, asset, owed, held)
+        -- A debit balance of a house account is no debt: what suspense has lost lessens nothing that is owed.
+        FROM (SELECT y.asset, sum(y.owed) AS owed FROM (
+            SELECT c.asset, c.closing AS owed FROM ledger.control_totals c
+            WHERE c.close_date = d AND c.version = v AND c.liability_class = 'customer'
+            UNION ALL
+            SELECT a.asset, b.balance FROM ledger.accounts a
+            JOIN ledger.daily_balances b ON b.account_id = a.account_id AND b.close_date = d AND b.version = v
+            WHERE a.liability_class = 'other_liability' AND b.balance > 0) y GROUP BY y.asset) o) x (subject, asset, owed, held)
     WHERE x.owed > x.held
 $$;
 CREATE FUNCTION recon.differences_of_staking_vs_chain(d date, v integer)
