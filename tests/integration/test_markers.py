@@ -100,3 +100,5 @@ def test_the_command_line_asks_for_a_marker_and_shows_what_came_of_it(marked: Se
     code, shown = compline(marked, "recon", "status")
     assert (code, shown["verdict"]) == (0, "pass")
     assert shown["markers"][0]["engine_rows"] >= 2 * USERS
+    told = "SELECT count(*) FROM events.outbox WHERE subject = 'eod.recon.marker.completed' AND payload ->> 'book' = %s"
+    assert marked.book.value(told, marked.name), "each result is an event of the outbox"
