@@ -201,7 +201,9 @@ class ExchangeService:
             self._followers.marked(event.engine_seq, event.sequenced_us)
 
     def _mark(self) -> None:
-        """Have a marker journalled, in its turn."""
+        """Have a marker journalled, in its turn; while one waits for its result, another would say no more."""
+        if self._followers.status.get("markers_waiting"):
+            return
 
         async def unheard(reply: Reply) -> None:
             return

@@ -16,6 +16,8 @@ from engine.exchange.events import Transfer, TransferKind
 from engine.exchange.history import events_from
 from engine.gateways.alert_channels import channels_of
 from pipelines import watch
+from pipelines.local.postgres import ensure_postgres, stop_postgres
+from pipelines.settings import Settings
 from tests.fixtures.exchange_service import Served, balances, new_service
 from tests.fixtures.markers import asked, asked_while_locked, compline, locked, plant, results
 from tests.integration.test_alerts import Receiver, receiver
@@ -116,6 +118,26 @@ def test_settlement_that_stands_still_past_the_deadline_is_unknown_and_somebody_
     assert any("could not be compared" in title for title in watch.look(hurried.book.opened, [], clock.now()).raised)
     hurried.settled()
     assert [r.verdict for r in (asked(hurried), *results(hurried)[1:])] == ["pass", "unknown", "pass"]
+
+
+def test_database_that_is_away_makes_one_marker_unknown_and_the_next_one_is_compared(
+    own_settings: Settings,
+) -> None:
+    service = new_service(own_settings, marker_deadline_s=DEADLINE_S)
+    service.arguments = ("--compare-every", "1")
+    service.start()
+    try:
+        service.until(lambda: bool(results(service)), "it is compared by the service's own clock")
+        assert stop_postgres(own_settings.home)
+        try:
+            service.until(lambda: "markers_overdue 1" in service.metrics(), "its metrics say that it is unknown")
+            assert "compline_exchange_marker_verdict 2" in service.metrics()
+        finally:
+            ensure_postgres(own_settings.home, talk=lambda line: None)
+        service.until(lambda: [one.verdict for one in results(service)][:2] == ["pass", "unknown"], "it goes on")
+        assert [one.verdict for one in results(service)].count("unknown") == 1
+    finally:
+        service.end()
 
 
 def test_a_comparison_that_the_database_refuses_is_unknown_and_settlement_goes_on(hurried: Served) -> None:
