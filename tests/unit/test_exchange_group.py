@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
+import time
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from engine.exchange import history
 from engine.exchange.errors import JournalWriteError
 from engine.exchange.journal import JournalReader, journal_path
 from engine.exchange.sequencer import Sequencer, open_exchange
+from engine.service import group
 from engine.service.desk import Desk, Reply
 from engine.service.group import GroupCommitter
 from engine.service.metrics import Metrics
@@ -113,3 +116,40 @@ def test_cut_off_is_journalled_when_it_comes_though_nobody_trades(tmp_path: Path
         last = sequencer.engine.last_seq
     cut = history.cut_off_of(tmp_path, FIRST)
     assert (cut.seq, cut.ts_us) == (last, to_us(RULE.instant(FIRST)))
+
+
+def test_slow_disk_is_waited_for_in_a_thread_and_a_quick_one_by_the_loop_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by_loop: list[bool] = []
+    slow = [5]
+
+    async def work(sequencer: Sequencer) -> None:
+        committer = GroupCommitter(Desk(sequencer), Metrics(), lambda seq: None, lambda: OPENS + 1)
+        message = json.dumps({"userId": "u-1", "order": ORDER}).encode()
+        commit = sequencer.commit
+
+        def watched() -> None:
+            by_loop.append(threading.current_thread() is threading.main_thread())
+            if len(by_loop) in slow:
+                time.sleep(0.1)
+            commit()
+
+        monkeypatch.setattr(sequencer, "commit", watched)
+        monkeypatch.setattr(group, "_QUICK_S", 0.05)
+        running = asyncio.create_task(committer.run())
+        for _ in range(8):
+            done = asyncio.Event()
+
+            async def answer(reply: Reply, done: asyncio.Event = done) -> None:
+                done.set()
+
+            assert committer.put("orders.submit", message, answer)
+            await done.wait()
+        committer.close()
+        await running
+
+    with start(tmp_path) as sequencer:
+        asyncio.run(work(sequencer))
+    assert by_loop[1:5] == [True] * 4, "a disk that was quick so far"
+    assert by_loop[5:8] == [False] * 3, "one that has just been slow"
