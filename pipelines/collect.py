@@ -167,6 +167,12 @@ def _simulated(opened: OpenBook, policy: Policy, day: CloseDate, cutoff: datetim
     contracts = [one for one in contracts_of(policy.staking_contracts) if one.provider == "simulated"]
     if not wallets and not contracts:
         return []
+    if opened.card.key_seed is None:
+        raise ConfigError(
+            f"the policy of {opened.book.name} names simulated wallets or contracts, and it is a real exchange",
+            rule="what is simulated proves nothing of real coins",
+            next_step="name the custodian and the chain that the coins are with",
+        )
     read_at, final_at = cutoff + READ_AFTER, cutoff + FINAL_AFTER
     opening = policy.cutoff_rule.instant(opened.book.first_day - timedelta(days=1))
     outside = Outside(opened.files.journal_dir, wallets, opening, final_at)

@@ -159,7 +159,10 @@ class Outside:
     def _sweep(self, cold: str, asset: str) -> None:
         """Noon after noon, move what the hot wallet has beyond a fifth of both, or lacks to it."""
         hot = self._lines[DEPOSIT_WALLET, asset]
-        moved = sorted((x.done_us, x.units) for x in hot if x.done_us is not None and x.gone_us is None)
+        moved = sorted(
+            [(x.done_us, x.units) for x in hot if x.done_us is not None]
+            + [(x.gone_us, -x.units) for x in hot if x.done_us is not None and x.gone_us is not None]
+        )
         times, in_hot, in_cold, seen = [at for at, _ in moved], 0, 0, 0
         fee = _NETWORK_FEES.get(asset, 0)
         noon = self._opening_us + _DAY // 2

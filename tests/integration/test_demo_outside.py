@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from checks.gx_run import SHOWN, validate_day
+from engine.clock import to_us
 from engine.close.policy import OUTSIDE_GATES, Policy
+from engine.errors import ConfigError
+from engine.exchange import commands as cmd
+from engine.recon.sources import wallets_of
 from engine.sim import custodian
 from engine.sim.demo_world import EARNING, POLICY
 from engine.store import days
@@ -61,6 +66,12 @@ def test_readings_are_named_as_simulated_and_stored_once(demo: BookUnderTest) ->
     assert demo.value("SELECT count(*) FROM capture.readings") == 44
     demo.close(demo.days[0])
     assert demo.state_digest() == before
+
+
+def test_a_real_exchange_cannot_be_held_against_a_simulated_custodian(demo: BookUnderTest) -> None:
+    real = replace(demo.opened, card=replace(demo.opened.card, key_seed=None))
+    with pytest.raises(ConfigError, match="it is a real exchange"):
+        collect(real, demo.days[0])
 
 
 def test_what_the_house_brought_is_capital_and_owed_to_nobody(demo: BookUnderTest) -> None:
@@ -139,8 +150,6 @@ def test_a_demo_of_an_earlier_release_goes_on_under_its_own_policy(demo: BookUnd
 
 def test_the_custodians_bodies_read_back_to_every_instant_of_a_day(demo: BookUnderTest) -> None:
     """The wallet's list, read back line by line, gives what was confirmed at any instant before."""
-    from engine.recon.sources import wallets_of
-
     rows = wallets_of(DEMO.custody_wallets)
     end = DEMO.cutoff_rule.instant(demo.days[1])
     opening = DEMO.cutoff_rule.instant(demo.days[0] - timedelta(days=1))
@@ -152,6 +161,29 @@ def test_the_custodians_bodies_read_back_to_every_instant_of_a_day(demo: BookUnd
         at = opening + timedelta(hours=hours)
         assert late.confirmed_at(at) == outside.wallet(main, opening, at - timedelta(microseconds=1)).state.confirmed
     assert json.loads(late.bodies[0])["label"] == "simulated hot wallet"
+
+
+def test_a_deposit_that_is_taken_back_later_rewrites_no_sweep_of_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    opening = datetime(2026, 3, 2, tzinfo=UTC)
+    hour = 3_600_000_000
+    start = to_us(opening)
+    told = [
+        (start - hour, cmd.SetAsset(1, "BTC", 8)),
+        (start + hour, cmd.Deposit(1, 1, 10_000_000, "d1")),
+        (start + 2 * hour, cmd.Deposit(1, 1, 5_000_000, "d2")),
+        (start + 26 * hour, cmd.DepositReversed(1, 1, 5_000_000, "d2")),
+    ]
+    monkeypatch.setattr(custodian, "_commands", lambda directory, until: iter([one for one in told if one[0] <= until]))
+    wallets = [one for one in wallets_of(DEMO.custody_wallets) if one.asset == "BTC"]
+    main = next(one for one in wallets if one.wallet == "main")
+    readings = [
+        custodian.Outside(Path(), wallets, opening, end).wallet(main, opening, end)
+        for end in (opening + timedelta(days=1), opening + timedelta(days=2))
+    ]
+    moved = [{(x.reference, x.units) for x in one.lines if x.state == "confirmed"} for one in readings]
+    assert moved[0] - moved[1] == {("d2", 5_000_000)}
+    assert len(moved[1]) == 3
+    assert all(one.state.confirmed >= 0 for one in readings)
 
 
 WALLETS, LINES, TOTALS = "custody.wallet_balances", "custody.transfers", "chain.staking_totals"
