@@ -182,7 +182,7 @@ class Comparer:
             return [seq for seq, ts_us in sorted(self._waiting.items()) if self._due(ts_us) <= timedelta(0)]
 
 
-_LATE = "settlement did not reach the marker before its deadline"
+_LATE = "settlement did not reach the marker before its deadline, or a close settled past it"
 
 
 def _marker(record: JournalRecord, open_day: int) -> MarkerAt:
