@@ -65,8 +65,9 @@ docs: setup ## build the page that describes every mart, column and test (no dat
 bench: setup ## measure, and print the figures
 	@$(BIN)/python -m pytest -m bench -s --timeout=3600 $(ARGS)
 
-faults: setup ## kill-and-restart loops
+faults: setup ## kill-and-restart loops, and many examples of each property
 	@$(BIN)/python -m pytest -m faults --timeout=3600 $(ARGS)
+	@COMPLINE_EXAMPLES=many $(BIN)/python -m pytest tests/property --timeout=3600 $(ARGS) || [ $$? -eq 5 ]
 
 down: ## stop the embedded servers
 	@if [ -x $(BIN)/python ]; then $(BIN)/python -m pipelines.local down; fi

@@ -8,7 +8,7 @@ from datetime import date
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 from engine.errors import InputError
 from engine.exchange import codec, history, snapshot
@@ -25,6 +25,7 @@ from engine.exchange.sequencer import Sequencer
 from engine.sim.demo import load_demo
 from engine.sim.demo_world import DemoConfig
 from engine.sim.memory_sink import MemorySink
+from tests.property.examples import examples
 from tests.property.exchange_commands import CONFIGURATION, FIRST_DAY, OPENS_US, RULE, streams
 from tests.property.exchange_traffic import Traffic
 
@@ -62,7 +63,7 @@ def kernel_of(sequencer: Sequencer) -> tuple[ExchangeEngine, list[Trade], list[i
 
 
 @given(streams)
-@settings(max_examples=400, deadline=None)
+@examples(120, 400)
 def test_kernel_gives_the_trades_rejects_balances_locks_and_books_of_the_online_engine(
     stream: list[tuple[cmd.Command, int]],
 ) -> None:
@@ -76,7 +77,7 @@ def test_kernel_gives_the_trades_rejects_balances_locks_and_books_of_the_online_
 
 
 @given(streams)
-@settings(max_examples=150, deadline=None)
+@examples(60, 150)
 def test_value_is_conserved_and_locks_are_the_orders_after_every_kind_of_command(
     stream: list[tuple[cmd.Command, int]],
 ) -> None:
@@ -114,7 +115,7 @@ def test_kernel_equals_the_online_engine_over_long_traffic_that_reaches_every_co
 
 def test_snapshot_of_a_stream_with_every_kind_of_state_is_read_back_whole(tmp_path: Path) -> None:
     @given(streams)
-    @settings(max_examples=60, deadline=None)
+    @examples(30, 60)
     def holds(stream: list[tuple[cmd.Command, int]]) -> None:
         engine = play(stream)[0].engine
         snapshot.save(engine, tmp_path / "one.snap")

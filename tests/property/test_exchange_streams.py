@@ -6,7 +6,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.clock import CutOffRule, from_day_number, to_us
@@ -19,6 +19,7 @@ from engine.exchange.journal import journal_path
 from engine.exchange.sequencer import Sequencer, open_exchange
 from engine.exchange.snapshot import engine_state_hash
 from engine.sim.memory_sink import MemorySink
+from tests.property.examples import examples
 
 RULE = CutOffRule(24, 0, "UTC")
 FIRST_DAY = 20514
@@ -138,7 +139,7 @@ def in_memory() -> Sequencer:
 
 
 @given(streams)
-@settings(max_examples=250, deadline=None)
+@examples(90, 250)
 def test_value_is_conserved_no_balance_is_negative_and_locks_are_the_orders_after_every_command(
     stream: list[tuple[cmd.Command, int]],
 ) -> None:
@@ -146,7 +147,7 @@ def test_value_is_conserved_no_balance_is_negative_and_locks_are_the_orders_afte
 
 
 @given(streams)
-@settings(max_examples=250, deadline=None)
+@examples(90, 250)
 def test_fills_rests_and_cancels_are_those_of_the_brute_force_book(stream: list[tuple[cmd.Command, int]]) -> None:
     run = play(stream, in_memory())
     reference = Reference()
@@ -165,7 +166,7 @@ def test_fills_rests_and_cancels_are_those_of_the_brute_force_book(stream: list[
 
 
 @given(streams)
-@settings(max_examples=120, deadline=None)
+@examples(50, 120)
 def test_each_fee_is_the_exact_fee_rounded_to_a_neighbouring_unit_and_each_trade_pays_the_exchange(
     stream: list[tuple[cmd.Command, int]],
 ) -> None:
@@ -190,7 +191,7 @@ def reversal_of_a_deposit(engine: ExchangeEngine, drawn: cmd.DepositReversed) ->
 
 
 @given(st.lists(reversing, min_size=10, max_size=60))
-@settings(max_examples=120, deadline=None)
+@examples(50, 120)
 def test_reversed_deposit_takes_from_its_account_alone_and_owes_only_what_is_not_available(
     stream: list[tuple[cmd.Command, int]],
 ) -> None:
@@ -217,7 +218,7 @@ def test_reversed_deposit_takes_from_its_account_alone_and_owes_only_what_is_not
 
 
 @given(streams, st.randoms(use_true_random=False))
-@settings(max_examples=40, deadline=None)
+@examples(25, 40)
 def test_snapshot_and_tail_equal_full_replay_and_a_torn_journal_equals_its_prefix(
     stream: list[tuple[cmd.Command, int]], random: object
 ) -> None:
@@ -248,7 +249,7 @@ def test_snapshot_and_tail_equal_full_replay_and_a_torn_journal_equals_its_prefi
 
 
 @given(st.lists(st.tuples(st.integers(0, 1), st.integers(1, 6), st.booleans(), st.integers(0, 30)), max_size=120))
-@settings(max_examples=200, deadline=None)
+@examples(100, 200)
 def test_book_keeps_priority_through_rests_and_removals_in_any_order(moves: list[tuple[int, int, bool, int]]) -> None:
     book, model = Book(), []
     for number, (side, price, remove, index) in enumerate(moves):

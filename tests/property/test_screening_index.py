@@ -14,6 +14,7 @@ from engine.screening.kernels import LONGEST
 from engine.screening.matcher import NameIndex, score
 from engine.screening.names import normal, turned
 from tests.fixtures.screening import Names
+from tests.property.examples import examples
 
 words = st.text(st.sampled_from("abcé"), min_size=1, max_size=6)
 names = st.lists(words, min_size=0, max_size=5).map(lambda parts: normal(" ".join(parts)))
@@ -42,7 +43,7 @@ def brute(queries: Sequence[str], entries: Sequence[str], threshold: int) -> set
     }
 
 
-@settings(max_examples=300, deadline=None)
+@examples(100, 300)
 @given(st.data(), st.integers(70, 100))
 def test_index_equals_comparing_everything(data: st.DataObject, threshold: int) -> None:
     entries = data.draw(st.lists(names.filter(bool), min_size=1, max_size=8))

@@ -22,6 +22,7 @@ from engine.store import copy_binary
 from engine.store import settlement_rows as rows_of
 from engine.store.settlement_arrays import LAST_US, arrays_of, wide
 from engine.store.settlement_names import Names
+from tests.property.examples import examples
 
 BEYOND = 1 << 127
 EDGES = [
@@ -61,7 +62,7 @@ def value_of(field: bytes) -> tuple[Decimal, int]:
         return (-total if sign == 0x4000 else total), scale
 
 
-@settings(max_examples=1000, deadline=None)
+@examples(300, 1000)
 @given(WIDE, st.integers(0, 18))
 def test_numeric_field_is_the_exact_amount_and_alike_in_both(units: int, decimals: int) -> None:
     field = copy_binary.numeric(units, decimals)
