@@ -99,6 +99,10 @@ def test_from_the_command_line_and_a_backfill_the_day_does_not_seal_until_it_is_
     assert book.value("SELECT count(*) FROM events.outbox WHERE subject = 'eod.recon.failed'") >= 1  # type: ignore[operator]
 
 
+LOOK_OFTEN = "import dagster._daemon.controller as daemon; daemon.DEFAULT_DAEMON_INTERVAL_SECONDS = 3\n"
+"""Python runs a `sitecustomize` at every start: Dagster's daemon, which has no setting for it, looks every 30 s."""
+
+
 class DagsterServer:
     """`dagster dev` on the session's home, spoken to as the UI speaks: GraphQL over HTTP."""
 
@@ -114,9 +118,13 @@ class DagsterServer:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
+        (folder / "often").mkdir(exist_ok=True)
+        (folder / "often" / "sitecustomize.py").write_text(LOOK_OFTEN)
+        path = os.pathsep.join(filter(None, (str(folder / "often"), os.environ.get("PYTHONPATH"))))
         self.log = (folder / "dev.log").open("w")
         self.process = subprocess.Popen(
             [str(COMPLINE.with_name("dagster")), "dev", "-w", str(workspace), "-h", "127.0.0.1", "-p", str(self.port)],
+            env={**os.environ, "PYTHONPATH": path},
             stdout=self.log,
             stderr=self.log,
             start_new_session=True,
