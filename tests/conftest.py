@@ -21,7 +21,7 @@ from tests.fixtures.places import choose, forget_power_loss, new_folder, sweep
 pytest_plugins = [
     f"tests.fixtures.{path.stem}"
     for path in sorted((Path(__file__).parent / "fixtures").glob("*.py"))
-    if path.stem != "__init__"
+    if path.stem not in ("__init__", "places")
 ]
 
 ON_REQUEST = ("faults", "bench")
@@ -42,7 +42,7 @@ LONGEST = (
     "test_flash1",
     "test_pnl_steps",
     "test_exchange_replay",
-    "test_seal_guard",
+    "test_gates_bite",
     "test_verify_page",
 )
 """Files that take longest, in that order: begun last, one would run on while the other processes stand idle."""
