@@ -1,6 +1,6 @@
 """A gate that bites on every way in: the command line, the UI's launch, a backfill, and the seal alone.
 
-One captured engine balance is off by one smallest unit. (Over psql: see test_seal_guard.)
+One captured engine balance is off by one smallest unit. (Over psql: see test_seal_forbidden.)
 """
 
 from __future__ import annotations
