@@ -25,6 +25,7 @@ from pipelines.cli.demo import card_of
 from pipelines.collect import collect
 from pipelines.settings import Settings
 from tests.fixtures.books import SMALL, BookUnderTest, MakeBook, drop_book, new_book
+from tests.fixtures.command_line import Answer, call
 
 DEMO = Policy(reporting_currency="USDT", mark_max_age_s=86_400, **POLICY)
 
@@ -161,6 +162,31 @@ def test_the_custodians_bodies_read_back_to_every_instant_of_a_day(demo: BookUnd
         at = opening + timedelta(hours=hours)
         assert late.confirmed_at(at) == outside.wallet(main, opening, at - timedelta(microseconds=1)).state.confirmed
     assert json.loads(late.bodies[0])["label"] == "simulated hot wallet"
+
+
+def test_tolerances_and_collection_on_the_command_line(demo: BookUnderTest) -> None:
+    def on(*arguments: str) -> Answer:
+        return call(demo.opened.settings.home, "recon", *arguments, "--book", demo.opened.book.name)
+
+    people = ("--why", "dust", "--by", "ada", "--second", "ben")
+    tried = on("tolerances", "set", "staking_vs_chain", "QTRA", "--bps", "2", *people, "--dry-run")
+    assert (tried.code, tried.said["bps"], tried.said["dry_run"]) == (0, 2, True)
+    assert on("tolerances", "list").said["tolerances"] == []
+    done = on("tolerances", "set", "staking_vs_chain", "QTRA", "--absolute", "0.5", "--days", "3", *people)
+    assert (done.code, done.said["absolute"], done.said["state"], done.said["approver"]) == (
+        0,
+        "0.5",
+        "in force",
+        "ben",
+    )
+    assert on("tolerances", "expire", "staking_vs_chain", "QTRA", "--why", "x", "--by", "a", "--second", "A").code == 1
+    assert on("tolerances", "expire", "staking_vs_chain", "QTRA", *people).said["state"] == "expired"
+    assert [one["what"] for one in on("tolerances", "list", "--history").said["history"]] == ["set", "expired"]
+    assert on("tolerances", "set", "staking_vs_chain", "QTRA", "--absolute", "0.1e3", *people).code == 65
+    day = str(demo.days[1])
+    again = on("collect", "--date", day, "--back", "1")
+    assert (again.code, len(again.said["readings"])) == (0, 44)
+    assert {(one["result"], one["changed"]) for one in again.said["readings"]} == {("unchanged", None)}
 
 
 def test_a_deposit_that_is_taken_back_later_rewrites_no_sweep_of_before(monkeypatch: pytest.MonkeyPatch) -> None:
