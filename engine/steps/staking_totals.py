@@ -13,6 +13,7 @@ from engine.money import from_units, storable, text_of
 from engine.recon.sources import ContractSource, contracts_of
 from engine.steps.context import Inputs, Step, StepContext, StepOutput
 from engine.store import readings
+from engine.store.capture import decimals_of
 from engine.store.connect import Connection
 from engine.store.days import Day
 
@@ -50,6 +51,8 @@ def _total(connection: Connection, context: StepContext, day: Day, source: Contr
     reading = readings.newest(connection, source.source, subject_of(source, context))
     if reading is None:
         raise UncheckedError(f"{source.contract} has no stored reading for {context.close_date}")
+    if source.asset not in decimals_of(connection):
+        raise UncheckedError(f"{source.contract} is of {source.asset}, an asset that the books do not know")
     found = total_at(reading.raw, source.contract, day.cutoff_at)
     storable(found.units, source.decimals, source.contract)
     total = from_units(found.units, source.decimals)

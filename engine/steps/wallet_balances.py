@@ -18,6 +18,7 @@ from engine.money import from_units, storable, text_of, to_units
 from engine.recon.sources import WalletSource, wallets_of
 from engine.steps.context import Inputs, Step, StepContext, StepOutput
 from engine.store import days, readings
+from engine.store.capture import decimals_of
 from engine.store.connect import Connection
 from engine.store.days import Day
 
@@ -59,6 +60,8 @@ def _wallet(connection: Connection, context: StepContext, day: Day, source: Wall
     reading = readings.newest(connection, source.source, subject_of(source, context))
     if reading is None:
         raise UncheckedError(f"{source.subject} has no stored reading for {context.close_date}")
+    if source.asset not in decimals_of(connection):
+        raise UncheckedError(f"{source.subject} is of an asset that the books do not know")
     before = days.read(connection, context.close_date - timedelta(days=1))
     opening = before.cutoff_at if before and before.cutoff_at else day.cutoff_at - timedelta(days=1)
     since = opening - LOOK_BACK

@@ -113,6 +113,24 @@ def _less_one(line: Any) -> Any:
     return replace(line, units=line.units - 1) if line.txid == "dep-0000001" else line
 
 
+def test_an_asset_that_the_books_do_not_know_is_unknown_by_name(make_book: MakeBook) -> None:
+    wallet = ("main", "DOGE", "hot", "simulated", "doge", "simulated-main-doge", 8)
+    contract = ("0x" + "52" * 20, "DOGE", 8, "simulated")
+    strange = replace(
+        DEMO,
+        custody_wallets=(*DEMO.custody_wallets, wallet),
+        staking_contracts=(*DEMO.staking_contracts, contract),
+    )
+    book = make_book(replace(SMALL, days=1), strange)
+    day = book.days[0]
+    collect(book.opened, day)
+    assert book.close(day)[-1].status == "unknown"
+    with book.admin() as owner:
+        rows = owner.execute("SELECT source, subject, why FROM custody.unread ORDER BY 1").fetchall()
+    assert [(source, subject) for source, subject, _ in rows] == [("chain", contract[0]), ("custody", "main/DOGE")]
+    assert all("the books do not know" in why for _, _, why in rows)
+
+
 def test_coins_between_the_houses_wallet_and_customers_are_no_capital(
     make_book: MakeBook, monkeypatch: pytest.MonkeyPatch
 ) -> None:
