@@ -19,13 +19,14 @@ from pipelines.books import BookFiles, write_card
 from pipelines.local.urls import Servers
 from pipelines.settings import Settings
 from tests.fixtures.books import BookUnderTest
+from tests.fixtures.command_line import call
 
 COMPLINE = str(Path(sys.executable).with_name("compline"))
 FIRST_ID = 100
 
 
-def compline(home: Path, *arguments: str, **environment: str) -> tuple[int, dict[str, Any], str]:
-    """Exit code, JSON and talk of a command."""
+def program(home: Path, *arguments: str, **environment: str) -> tuple[int, dict[str, Any], str]:
+    """The installed program, in a process of its own: exit code, JSON and talk."""
     done = subprocess.run(
         [COMPLINE, *arguments, "--json"],
         env={**os.environ, "COMPLINE_HOME": str(home), **environment},
@@ -78,7 +79,7 @@ def test_a_bad_tape_is_refused_by_row_and_nothing_is_made(
     tmp_path: Path, settings: Settings, servers: Servers, changes: dict[str, Any], said: str
 ) -> None:
     file = tape(tmp_path / "tape.parquet", **changes)
-    code, error, _ = compline(
+    code, error, _ = call(
         settings.home, "exchange", "import-tape", str(file), "--format", "binance-trades", "--book", "badtape"
     )
     assert code == 65
@@ -90,7 +91,7 @@ def test_a_bad_tape_is_refused_by_row_and_nothing_is_made(
 def test_a_truncated_parquet_is_refused_by_name(tmp_path: Path, settings: Settings, servers: Servers) -> None:
     file = tape(tmp_path / "tape.parquet")
     file.write_bytes(file.read_bytes()[:-100])
-    code, error, _ = compline(
+    code, error, _ = call(
         settings.home, "exchange", "import-tape", str(file), "--format", "binance-trades", "--book", "badtape"
     )
     assert code == 65
@@ -107,10 +108,10 @@ def test_a_good_tape_imports_and_again_changes_nothing(
     file = tape(tmp_path / "tape.parquet")
     command = ("exchange", "import-tape", str(file), "--format", "binance-trades", "--book", name)
     keys = {} if settings.embedded_postgres else {"COMPLINE_KEYS": _keys()}
-    code, said, talk = compline(settings.home, *command, **keys)
+    code, said, talk = call(settings.home, *command, **keys)
     assert code == 0, talk
     assert said["trades_by_day"] == {"2024-08-08": 10, "2024-08-09": 10}
-    code, said, talk = compline(settings.home, *command, **keys)
+    code, said, talk = call(settings.home, *command, **keys)
     assert (code, said["imported"], said["settled_trades"]) == (0, 0, 0)
     assert "nothing to do" in talk or said["already_there"] == 20
 
@@ -139,16 +140,16 @@ def test_wrong_usage_is_64_or_more_and_names_the_thing(
     sealed_book: BookUnderTest, arguments: tuple[str, ...], code: int
 ) -> None:
     name = sealed_book.opened.book.name
-    got, error, talk = compline(sealed_book.opened.settings.home, *arguments, COMPLINE_BOOK=name)
+    got, error, talk = call(sealed_book.opened.settings.home, *arguments, COMPLINE_BOOK=name)
     assert got == code
     assert error.get("what") or talk
 
 
 def test_an_unknown_book_and_a_bad_name_are_refused(settings: Settings, servers: Servers) -> None:
-    code, error, _ = compline(settings.home, "close", "status", "--book", "nosuchbook")
+    code, error, _ = program(settings.home, "close", "status", "--book", "nosuchbook")
     assert code == 78
     assert "nosuchbook" in error["what"]
-    code, error, _ = compline(settings.home, "close", "status", "--book", "No Such")
+    code, error, _ = program(settings.home, "close", "status", "--book", "No Such")
     assert code == 78
 
 
@@ -156,7 +157,7 @@ def test_a_database_one_migration_behind_is_refused_until_up(book: BookUnderTest
     name, home = book.opened.book.name, book.opened.settings.home
     with book.admin() as connection:
         connection.execute("UPDATE public.alembic_version SET version_num = '0000'")
-    code, error, _ = compline(home, "close", "run", str(book.days[0]), "--book", name)
+    code, error, _ = call(home, "close", "run", str(book.days[0]), "--book", name)
     assert code == 78
     assert "0000" in error["what"]
     assert "compline up" in error["next_step"]
@@ -168,20 +169,20 @@ def test_a_database_that_is_down_is_unknown_not_passed(
     name = sealed_book.opened.book.name
     write_card(BookFiles(tmp_path, name), sealed_book.opened.card)
     nowhere = {f"DATABASE_{who}URL": f"postgresql://compline_{who}x:x@127.0.0.1:9/compline" for who in ("", "ADMIN_")}
-    code, error, _ = compline(tmp_path, "close", "run", "2026-03-02", "--book", name, **nowhere)
+    code, error, _ = call(tmp_path, "close", "run", "2026-03-02", "--book", name, **nowhere)
     assert code == 2, error
     assert "cannot be reached" in error["what"] or "does not answer" in error["what"]
 
 
 def test_keys_derived_from_a_seed_are_refused_beside_a_real_database(tmp_path: Path) -> None:
     real = "postgresql://compline_app:x@127.0.0.1:9/compline"
-    code, error, _ = compline(tmp_path, "demo", DATABASE_URL=real, DATABASE_ADMIN_URL=real)
+    code, error, _ = call(tmp_path, "demo", DATABASE_URL=real, DATABASE_ADMIN_URL=real)
     assert code == 78
     assert "compline keys init" in error["next_step"]
-    code, said, _ = compline(tmp_path, "keys", "init", DATABASE_URL=real, DATABASE_ADMIN_URL=real)
+    code, said, _ = call(tmp_path, "keys", "init", DATABASE_URL=real, DATABASE_ADMIN_URL=real)
     assert code == 0
     assert Path(said["file"]).stat().st_mode & 0o777 == 0o600
-    code, error, _ = compline(tmp_path, "keys", "init", DATABASE_URL=real, DATABASE_ADMIN_URL=real)
+    code, error, _ = call(tmp_path, "keys", "init", DATABASE_URL=real, DATABASE_ADMIN_URL=real)
     assert code == 78, "keys are never replaced"
 
 
@@ -200,15 +201,15 @@ def test_a_full_disk_stops_by_name_and_the_run_goes_on_when_there_is_room(tmp_pa
     environment = {"DATABASE_URL": "", "DATABASE_ADMIN_URL": "", "NATS_URL": ""}
     command = ("demo", "--days", "1", "--users", "40")
     try:
-        code, _, talk = compline(home, "up", **environment)
+        code, _, talk = program(home, "up", **environment)
         assert code == 0, talk
         fill(place / "filler", leave=512 * 1024)
-        code, _, talk = compline(home, *command, **environment)
+        code, _, talk = program(home, *command, **environment)
         assert code == 2, talk
         assert "No space left" in talk or "disk" in talk.lower(), talk
         assert "Traceback" not in talk
         (place / "filler").unlink()
-        code, said, talk = compline(home, *command, **environment)
+        code, said, talk = program(home, *command, **environment)
         assert code == 0, talk
         assert said["days"][0]["state"] == "sealed"
     finally:
