@@ -4,7 +4,8 @@ What belongs here: the queue of messages, one fsync a group in a thread, replies
 What does not: what a message does (see `desk`), and who brings it (see `server`).
 
 Nothing is submitted while a group commits: the sequencer is used by one thread at a time. A message waits for at most
-the fsync under way and its own. Where the disk has been quicker than a thread's wake-up the loop waits for it itself.
+the fsync under way and its own. Where that was quicker than a thread's wake-up, the loop waits for a few
+messages itself.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ QUEUE_LIMIT = 100_000
 _LONGEST_WAIT_S = 60.0
 _QUICK_S = 0.0004
 """A disk that takes less is waited for: the way to a thread and back takes 0.1 to 0.2 ms itself."""
+_FEW = 4
+"""Messages of a group that is waited for so: beside a larger one there are others to read meanwhile."""
 _REMEMBERED = 0.98
 """What is left from commit to commit of the longest time: after a slow one it is the thread's for a hundred or more."""
 
@@ -114,7 +117,7 @@ class GroupCommitter:
                 return
             try:
                 replies = self._submit(group)
-                await self._commit()
+                await self._commit(len(group))
             except ComplineError as error:
                 self.failed = error
                 raise
@@ -158,10 +161,10 @@ class GroupCommitter:
         self._metrics.messages[one.subject, "done" if reply.get("success", True) else "rejected"] += 1
         return reply
 
-    async def _commit(self) -> None:
+    async def _commit(self, messages: int) -> None:
         sequencer = self._desk.sequencer
         started = time.perf_counter()
-        if self._slow_s < _QUICK_S:
+        if messages <= _FEW and self._slow_s < _QUICK_S:
             sequencer.commit()
         else:
             await asyncio.get_running_loop().run_in_executor(None, sequencer.commit)
