@@ -256,14 +256,8 @@ def _run_initdb(place: Place, binaries: Binaries, making: Path, locale: str) -> 
         *("--pwfile", str(making / "password"), "--auth", "scram-sha-256", "--encoding", "UTF8"),
         *("--locale-provider", "builtin", "--builtin-locale", "C.UTF-8", "--locale", locale, "--no-instructions"),
     ]
-    return subprocess.run(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-        **place.user.popen_args(),
+    return place.user.run(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
 
 
@@ -335,7 +329,7 @@ def _launch(home: Path, place: Place, binaries: Binaries) -> int:
         with log.open("ab") as handle:
             begins = handle.tell()
             # pg_ctl starts it in a session of its own, waits until it serves or has ended, and ends itself.
-            subprocess.run(
+            place.user.run(
                 [
                     *(binaries.program("pg_ctl"), "start", "--wait", "--silent"),
                     *("--timeout", f"{START_TIMEOUT_S:.0f}", "--pgdata", str(place.data_dir)),
@@ -343,8 +337,6 @@ def _launch(home: Path, place: Place, binaries: Binaries) -> int:
                 stdin=subprocess.DEVNULL,
                 stdout=handle,
                 stderr=handle,
-                check=False,
-                **place.user.popen_args(),
             )
     except OSError as error:
         raise from_os_error(error, log) from error

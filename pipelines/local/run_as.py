@@ -9,11 +9,20 @@ from __future__ import annotations
 import os
 import pwd
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipelines.local.errors import LocalServerError
+
+
+# A program that changes the user and becomes the command. Where `subprocess` changes it itself the child is a copy of this
+# process until then, and one of a process with gRPC threads, as Dagster's have, crashes or hangs now and then.
+_BECOME = (
+    "import os, sys; user, group = map(int, sys.argv[1:3]); os.setgroups([]); os.setgid(group); os.setuid(user);"
+    " os.execv(sys.argv[3], sys.argv[3:])"
+)
 
 
 @dataclass(frozen=True)
@@ -30,13 +39,17 @@ class RunAs:
     gid: int | None
     name: str
 
-    def popen_args(self) -> dict[str, Any]:
-        """Arguments for `subprocess` that change the user, its environment and its working directory."""
+    def run(self, command: list[str], **arguments: Any) -> subprocess.CompletedProcess[Any]:
+        """`subprocess.run` as that user, with an environment and a working directory that it can have.
+
+        Args:
+            command: its program by absolute path.
+            arguments: further ones of `subprocess.run`.
+        """
         environment = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "TZ": "UTC"}
-        arguments: dict[str, Any] = {"cwd": "/", "env": environment, "umask": 0o077}
         if self.uid is not None:
-            arguments |= {"user": self.uid, "group": self.gid, "extra_groups": []}
-        return arguments
+            command = [sys.executable, "-I", "-S", "-c", _BECOME, str(self.uid), str(self.gid), *command]
+        return subprocess.run(command, check=False, cwd="/", env=environment, umask=0o077, **arguments)
 
 
 def choose(data_dir: Path) -> RunAs:
@@ -115,7 +128,7 @@ def can_run(user: RunAs, program: Path) -> bool:
 
 def _succeeds(user: RunAs, command: list[str]) -> bool:
     try:
-        done = subprocess.run(command, capture_output=True, timeout=60, check=False, **user.popen_args())
+        done = user.run(command, capture_output=True, timeout=60)
     except OSError:
         return False
     return done.returncode == 0
