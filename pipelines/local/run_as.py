@@ -16,9 +16,8 @@ from typing import Any
 
 from pipelines.local.errors import LocalServerError
 
-
-# A program that changes the user and becomes the command. Where `subprocess` changes it itself the child is a copy of this
-# process until then, and one of a process with gRPC threads, as Dagster's have, crashes or hangs now and then.
+# A program that changes the user and becomes the command. Where `subprocess` changes it itself the child is a copy of
+# this process until then, and one of a process with gRPC threads, as Dagster's have, crashes or hangs now and then.
 _BECOME = (
     "import os, sys; user, group = map(int, sys.argv[1:3]); os.setgroups([]); os.setgid(group); os.setuid(user);"
     " os.execv(sys.argv[3], sys.argv[3:])"
