@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.books import BookFiles, write_card
+from pipelines.local.servers import purge
 from pipelines.local.urls import Servers
 from pipelines.settings import Settings
 from tests.fixtures.books import BookUnderTest
@@ -169,7 +170,10 @@ def test_a_database_that_is_down_is_unknown_not_passed(
     name = sealed_book.opened.book.name
     write_card(BookFiles(tmp_path, name), sealed_book.opened.card)
     nowhere = {f"DATABASE_{who}URL": f"postgresql://compline_{who}x:x@127.0.0.1:9/compline" for who in ("", "ADMIN_")}
-    code, error, _ = call(tmp_path, "close", "run", "2026-03-02", "--book", name, **nowhere)
+    try:
+        code, error, _ = call(tmp_path, "close", "run", "2026-03-02", "--book", name, **nowhere)
+    finally:
+        purge(tmp_path)
     assert code == 2, error
     assert "cannot be reached" in error["what"] or "does not answer" in error["what"]
 
@@ -213,8 +217,8 @@ def test_a_full_disk_stops_by_name_and_the_run_goes_on_when_there_is_room(tmp_pa
         assert code == 0, talk
         assert said["days"][0]["state"] == "sealed"
     finally:
-        purge = [sys.executable, "-m", "pipelines.local", "purge"]
-        subprocess.run(purge, env={**os.environ, "COMPLINE_HOME": str(home), **environment}, check=False)
+        end = [sys.executable, "-m", "pipelines.local", "purge"]
+        subprocess.run(end, env={**os.environ, "COMPLINE_HOME": str(home), **environment}, check=False)
         subprocess.run(["umount", "-l", str(place)], check=False)
         shutil.rmtree(place, ignore_errors=True)
 
