@@ -102,8 +102,9 @@ def ensure_nats(home: Path, *, talk: Talk, port: int | None = None) -> NatsHandl
                     rule="a running server keeps its port",
                     next_step="run `compline down` first, then start again",
                 )
-            _wait_ready(home, server, running_on)
-            return NatsHandle(ports.HOST, running_on, _url(running_on, password), started=False)
+            # One that was killed a moment ago may still be seen: it ends instead of answering, and another follows.
+            if _wait_ready(home, server, running_on):
+                return NatsHandle(ports.HOST, running_on, _url(running_on, password), started=False)
         talk("starting the embedded NATS server")
         return _start(home, password, port)
 
@@ -291,7 +292,7 @@ def _wait_ready(home: Path, server: psutil.Process, port: int, begins: int | Non
         if _greets(port):
             return True
         time.sleep(0.02)
-    if fail:
+    if fail and processes.is_alive(server):
         _refuse(home, f"NATS (pid {server.pid}) does not answer", _tail(home, begins or 0))
     return False
 
