@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 import socket
+import time
 
 from pipelines.local.errors import LocalServerError, PortInUseError
 
@@ -67,6 +68,9 @@ def choose(forced: int | None, remembered: int | None, *, server: str, setting: 
                 next_step=f"end that process, set {setting} to a free port, or unset it to have one chosen",
             )
         return forced
-    if remembered is not None and is_free(remembered):
-        return remembered
+    # A server that was killed a moment ago holds its port for some milliseconds more.
+    for _ in range(25 if remembered is not None else 0):
+        if remembered is not None and is_free(remembered):
+            return remembered
+        time.sleep(0.02)
     return free_port()
