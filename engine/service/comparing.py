@@ -23,7 +23,7 @@ import psycopg
 
 from engine import clock
 from engine.clock import day_number, from_day_number, from_us
-from engine.errors import ComplineError
+from engine.errors import ComplineError, UncheckedError
 from engine.exchange import codec
 from engine.exchange.codec import JournalRecord
 from engine.exchange.commands import Marker
@@ -110,11 +110,12 @@ class Comparer:
                 rows = engine_rows(engine)
                 limit_s = max(left_s, _LEAST_S)
                 verdict = markers.compare(connection, marker, self._book, _blocks(rows), len(rows), limit_s=limit_s)
-        except psycopg.Error as error:
+        except (psycopg.Error, UncheckedError) as error:
+            why = error if isinstance(error, UncheckedError) else translate(error)
             if connection.broken or connection.closed:
-                raise unreachable(error) from error
+                raise (unreachable(error) if isinstance(error, psycopg.Error) else why) from error
             try:
-                verdict = markers.unknown(connection, marker, self._book, f"not compared: {translate(error).what}")
+                verdict = markers.unknown(connection, marker, self._book, f"not compared: {why.what}")
             except psycopg.Error as again:
                 if connection.broken or connection.closed:
                     raise unreachable(again) from again

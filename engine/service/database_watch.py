@@ -87,7 +87,7 @@ class DatabaseWatch:
         """Wait for a request at most `_WAIT_S`, then read all that is there."""
         with typed_errors():
             if self._connection is None:
-                self._connection = connect(self._url, autocommit=True, application="compline requests")
+                self._connection = connect(self._url, autocommit=True, application=command_requests.LISTENER)
                 self._connection.execute(f"LISTEN {command_requests.CHANNEL}".encode())
                 self._policies, self._rounds, self._offered = "", 0, {}
             else:

@@ -112,6 +112,7 @@ class Step:
         captures: whether `recapture` makes it run again.
         after_seal: whether it may run on a sealed day.
         before_cutoff: whether it may run on a day that is not cut off.
+        one_snapshot: whether its transaction is REPEATABLE READ: all that it reads is of one instant.
     """
 
     name: str
@@ -124,3 +125,4 @@ class Step:
     captures: bool = False
     after_seal: bool = False
     before_cutoff: bool = False
+    one_snapshot: bool = False

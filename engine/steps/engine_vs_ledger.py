@@ -48,4 +48,5 @@ STEP = Step(
     inputs=inputs,
     write=write,
     still_valid=still_valid,
+    one_snapshot=True,
 )

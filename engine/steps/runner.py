@@ -19,6 +19,7 @@ from engine.store import days, moves, runs
 from engine.store.connect import Connection, connect, typed_errors
 from engine.store.days import Day
 from engine.store.deadline import deadline
+from engine.store.one_snapshot import in_one_snapshot
 
 _STATUS = {None: "succeeded", "pass": "succeeded", FAIL: "failed", UNKNOWN: "unknown"}
 
@@ -44,9 +45,13 @@ def run_step(step: Step, context: StepContext) -> StepResult:
         ):
             if step.prepare is not None:
                 step.prepare(connection, context)
-            with connection.transaction():
-                moves.limit(connection, limit_s)
-                return _in_transaction(connection, step, context, started)
+
+            def work() -> StepResult:
+                with connection.transaction():
+                    moves.limit(connection, limit_s)
+                    return _in_transaction(connection, step, context, started)
+
+            return in_one_snapshot(connection, what, work) if step.one_snapshot else work()
     except StaleEpochError:
         raise
     except ComplineError as failure:
@@ -96,6 +101,9 @@ def _in_transaction(connection: Connection, step: Step, context: StepContext, st
         assert before is not None
         if step.still_valid(connection, context, day, before.output_digest):
             return _unchanged(step, context, day, before)
+    if step.one_snapshot:
+        # Under a snapshot the lease's row must not change: locked first, its renewal waits for the end.
+        moves.fence(connection, context.close_date, context.epoch)
     output = step.write(connection, context, day)
     status = _STATUS[output.verdict]
     runs.write(connection, _run(step, context, day, started, status, digest, output, None))

@@ -23,4 +23,5 @@ STEP = Step(
     inputs=outside_gates.inputs,
     write=write,
     still_valid=outside_gates.still_valid,
+    one_snapshot=True,
 )

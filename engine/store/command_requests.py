@@ -27,6 +27,9 @@ from engine.exchange.requests import CommandRequest, staging_of
 CHANNEL = "command_requests"
 """Notified when a request is committed."""
 
+LISTENER = "compline requests"
+"""The session under which a served exchange listens for requests."""
+
 _MOVED_BY_REQUEST = {
     TransferKind.REWARD: "reward",
     TransferKind.DEPOSIT_REVERSED: "deposit_reversed",
@@ -44,6 +47,15 @@ class Asked:
 
 
 NOBODY = Asked("", "")
+
+
+def is_listening(connection: psycopg.Connection) -> bool:
+    """Whether an exchange is served that hears of requests."""
+    row = connection.execute(
+        "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND application_name = %s)",
+        (LISTENER,),
+    ).fetchone()
+    return bool(row and row[0])
 
 
 def unanswered(connection: psycopg.Connection, limit: int = 500) -> list[CommandRequest]:

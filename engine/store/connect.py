@@ -64,6 +64,7 @@ _BY_STATE: dict[str, type[ComplineError]] = {
     "CL032": GateError,
     "CL045": GateError,
     "CL046": InputError,
+    "CL047": UncheckedError,
     "23514": LedgerRefusedError,
     "40001": StaleEpochError,
     "57014": StepTimeoutError,

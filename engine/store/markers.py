@@ -15,8 +15,8 @@ from typing import Any
 import psycopg
 
 from engine.store import books
+from engine.store.one_snapshot import in_one_snapshot
 
-_ATTEMPTS = 3
 _COLUMNS = (
     "marker_seq, close_date, close.iso_us(sequenced_at), reference, verdict, engine_rows, ledger_rows, breaks,"
     " compared_ms, detail, close.iso_us(judged_at)"
@@ -82,21 +82,13 @@ def compare(
         The verdict, or None where the marker has one already.
 
     Raises:
-        psycopg.Error: it could not be compared; nothing was written.
+        psycopg.Error, UncheckedError: it could not be compared; nothing was written.
     """
-    before = connection.isolation_level
-    connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
-    try:
-        for attempt in range(_ATTEMPTS):
-            try:
-                return _compare(connection, marker, book, lines, count, limit_s)
-            except (psycopg.errors.SerializationFailure, psycopg.errors.DeadlockDetected):
-                # Somebody worked on one of its breaks or users: again, in a new snapshot at the same sequence.
-                if attempt == _ATTEMPTS - 1:
-                    raise
-        raise AssertionError
-    finally:
-        connection.isolation_level = before
+    return in_one_snapshot(
+        connection,
+        f"marker {marker.seq}",
+        lambda: _compare(connection, marker, book, lines, count, limit_s),
+    )
 
 
 def _compare(

@@ -13,14 +13,15 @@ import typer
 
 from engine import clock
 from engine.errors import UncheckedError
-from engine.store import markers
-from engine.store.connect import connect, typed_errors
+from engine.store import command_requests, markers
+from engine.store.connect import Connection, connect, typed_errors
 from engine.store.markers import MarkerResult
 from pipelines.cli.options import BookName, DryRun, Json, opened
 from pipelines.cli.output import errors, put_json, put_table, talk
 
 _EXIT = {"pass": 0, "fail": 1, "unknown": UncheckedError.exit_code}
 _POLL_S = 0.1
+_CONNECTS_S = 2
 _GRACE_S = 10
 """Beyond the deadline: the exchange has to hear of the request, and its answer has to be written."""
 
@@ -71,7 +72,9 @@ def compare_now(
             return
         with typed_errors(), closing(connect(there.url, autocommit=True)) as connection:
             limit_s = wait_s or markers.rule(connection)[1] + _GRACE_S
+            _need_listener(connection, there.book.name)
             reference = markers.request(connection)
+            talk(f"asked for a marker; its result is awaited for at most {limit_s} s")
             deadline = time.monotonic() + limit_s
             while (done := markers.of_reference(connection, reference)) is None and time.monotonic() < deadline:
                 time.sleep(_POLL_S)
@@ -86,6 +89,23 @@ def compare_now(
         else:
             put_table(["sequence", "judged", "verdict", "rows", "breaks", "ms", "what"], [_row(done)])
         raise typer.Exit(_EXIT[done.verdict])
+
+
+def _need_listener(connection: Connection, book: str) -> None:
+    """Wait a moment for an exchange that connects anew.
+
+    Raises:
+        UncheckedError: none is served; nothing was asked.
+    """
+    deadline = time.monotonic() + _CONNECTS_S
+    while not command_requests.is_listening(connection):
+        if time.monotonic() > deadline:
+            raise UncheckedError(
+                f"nobody serves the exchange of book {book}, so engine and ledger cannot be compared now",
+                rule="what was not compared is unknown, never passed",
+                next_step="compline exchange serve; a close of a date compares without it",
+            )
+        time.sleep(_POLL_S)
 
 
 def _row(one: MarkerResult) -> list[str]:

@@ -251,3 +251,11 @@ def test_on_the_command_line_a_break_is_shown_tried_and_waived(broken: BookUnder
     )  # fmt: skip
     assert (code, said.get("waiver")) == (0, 1), talk
     assert broken.close(broken.days[0])[-1].step == "evidence_packs"
+
+
+def test_where_no_exchange_is_served_comparing_now_says_so_and_asks_nothing(sealed_book: BookUnderTest) -> None:
+    count = "SELECT count(*) FROM exchange.command_requests"
+    before = sealed_book.value(count)
+    code, said, _ = compline(sealed_book, "recon", "now", "--json")
+    assert (code, "nobody serves the exchange" in str(said)) == (2, True)
+    assert sealed_book.value(count) == before

@@ -26,7 +26,7 @@ from engine.store.connect import translate
 from engine.store.settlement import Settler
 from pipelines.local.urls import Servers
 from pipelines.settings import Settings
-from tests.fixtures.books import SMALL, BookUnderTest, MakeBook, drop_book, new_book
+from tests.fixtures.books import SMALL, BookUnderTest, MakeBook, drop_book, new_book, one_snapshot
 
 DECIMALS = {"USDT": 6, "ETH": 18}
 BEFORE_SEAL = [step.name for step in STEPS[: [s.name for s in STEPS].index("seals")]]
@@ -206,7 +206,7 @@ def ready(settings: Settings, servers: Servers) -> Iterator[BookUnderTest]:
 def tampered(book: BookUnderTest, table: str, statement: str) -> Iterator[tuple[psycopg.Connection, StepContext]]:
     """The owner's connection, with a table changed behind every trigger; rolled back at the end."""
     day = book.days[0]
-    with book.closing(day) as context, book.admin() as owner, owner.transaction(force_rollback=True):
+    with book.closing(day) as context, one_snapshot(book.admin()) as owner, owner.transaction(force_rollback=True):
         owner.execute(f"ALTER TABLE {table} DISABLE TRIGGER USER".encode())
         changed = owner.execute(f"UPDATE {table} SET {statement}".encode(), {"d": day})
         assert changed.rowcount >= 1
@@ -436,7 +436,11 @@ def test_mark_outside_its_age_makes_the_gate_unknown(ready: BookUnderTest, chang
     ],
 )
 def test_gate_whose_rows_are_missing_is_unknown_and_does_not_seal(ready: BookUnderTest, table: str, gate: str) -> None:
-    with ready.closing(ready.days[0]) as context, ready.admin() as owner, owner.transaction(force_rollback=True):
+    with (
+        ready.closing(ready.days[0]) as context,
+        one_snapshot(ready.admin()) as owner,
+        owner.transaction(force_rollback=True),
+    ):
         owner.execute(f"DELETE FROM {table} WHERE close_date = %s".encode(), (context.close_date,))
         assert days.judge(owner, context.close_date, gate, context.epoch) == "unknown"
         with pytest.raises(GateError):

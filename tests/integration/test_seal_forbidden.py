@@ -186,7 +186,7 @@ def test_gate_that_is_none_is_not_judged(ready: BookUnderTest) -> None:
 
 
 def test_search_path_of_the_caller_changes_no_verdict(ready: BookUnderTest) -> None:
-    with attempt(ready, ready.days[0]) as found:
+    with attempt(ready, ready.days[0], snapshot=True) as found:
         for path in ("pg_temp, finance, public", "''", "finance, pg_catalog"):
             found.app.execute(f"SET LOCAL search_path = {path}".encode())
             for gate in ("debits_equal_credits", "engine_vs_ledger", "fee_clearing_swept", "marks_fresh"):

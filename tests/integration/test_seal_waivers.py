@@ -15,7 +15,7 @@ from engine.steps.context import StepResult
 from engine.steps.plan import STEPS
 from engine.steps.runner import run_step
 from engine.store import days, seals
-from tests.fixtures.books import BookUnderTest, MakeBook
+from tests.fixtures.books import BookUnderTest, MakeBook, one_snapshot
 from tests.fixtures.seals import BEFORE_SEAL, NAMES, attempt, refused
 
 
@@ -137,7 +137,7 @@ def test_unknown_gate_is_covered_by_a_waiver_of_the_whole_book_alone(make_book: 
             run_step(step, context)
         for scope, stands in (("u-0001", False), ("book", True)):
             waive(made, day, "0", scope=scope)
-            with made.admin() as owner, owner.transaction(force_rollback=True):
+            with one_snapshot(made.admin()) as owner, owner.transaction(force_rollback=True):
                 owner.execute("DELETE FROM exchange.engine_balances WHERE close_date = %s", (day,))
                 assert days.judge(owner, day, "engine_vs_ledger", context.epoch) == "unknown"
                 assert {g.gate: g.stands for g in days.gates(owner, day)}["engine_vs_ledger"] is stands
