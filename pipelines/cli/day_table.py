@@ -21,9 +21,11 @@ _SHORT = {
     "custody_covers_liabilities": "custody≥owed",
     "staking_vs_chain": "staked=chain",
     "rewards_as_accrued": "rewards=accrued",
+    "quantity_identity": "lots=ledger",
+    "value_identity": "value explained",
     "trees_equal_control_totals": "trees=totals",
+    "reserves_cover_liabilities": "reserves≥owed",
 }
-
 
 FEW_DAYS = 5
 """Up to so many, days are columns: that fits a terminal of 80."""
