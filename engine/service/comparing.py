@@ -109,7 +109,7 @@ class Comparer:
             else:
                 rows = engine_rows(engine)
                 limit_s = max(left_s, _LEAST_S)
-                verdict = markers.compare(connection, marker, self._book, _blocks(rows), len(rows), limit_s=limit_s)
+                verdict = markers.compare(connection, marker, self._book, _Blocks(rows), len(rows), limit_s=limit_s)
         except (psycopg.Error, UncheckedError) as error:
             why = error if isinstance(error, UncheckedError) else translate(error)
             if connection.broken or connection.closed:
@@ -216,7 +216,7 @@ def engine_rows(engine: ExchangeEngine) -> list[str]:
     return rows
 
 
-class _blocks:
+class _Blocks:
     """Rows in blocks for COPY, from the start again on every iteration."""
 
     def __init__(self, rows: Sequence[str]) -> None:

@@ -16,7 +16,6 @@ from typing import Annotated, Any
 
 import typer
 
-from engine import clock
 from engine.clock import parse_close_date
 from engine.errors import InputError, UsageError
 from engine.reserves.keys import KeyRing
@@ -25,35 +24,18 @@ from engine.reserves.shard import shard_id
 from engine.reserves.shard_index import INDEX, open_index, shard_file
 from engine.reserves.verifier import compline_verify
 from engine.steps import inclusion_proofs
-from engine.steps.context import StepContext
 from engine.store import user_keys
 from engine.store.connect import Connection, connect, typed_errors
 from pipelines.books import OpenBook
 from pipelines.cli.options import BookName, DryRun, Json, opened
 from pipelines.cli.output import errors, put_json, talk
+from pipelines.evidence import reading_context
 from pipelines.key_store import key_path, load_keys, load_keys_file
 
 Account = Annotated[str, typer.Argument(help="An account, as printed on its statement page.")]
 CloseDay = Annotated[str, typer.Argument(metavar="DATE", help="A sealed close date, YYYY-MM-DD.")]
 Version = Annotated[int | None, typer.Option("--version", help="A sealed version of the date; default the newest.")]
 Folder = Annotated[Path, typer.Option("--out", help="Folder to write to; default this one.")]
-
-
-def context_of(there: OpenBook, day: date) -> StepContext:
-    """What reading a sealed date needs; it takes no lease and writes no row."""
-    return StepContext(
-        url=there.url,
-        close_date=day,
-        run_id="reserves",
-        epoch=0,
-        book=there.book,
-        policy=there.policy_on(max(day, there.book.first_day)),
-        journal_dir=there.files.journal_dir,
-        evidence_dir=there.files.evidence_dir,
-        load_keys=lambda: load_keys(there.settings, there.card),
-        now=clock.now(),
-        tree_kernel=there.settings.tree_kernel,
-    )
 
 
 def proof_of(
@@ -67,7 +49,7 @@ def proof_of(
     may_be_empty: bool = False,
 ) -> dict[str, Any]:
     """One account's proof of a sealed date, made with the keys that the date was sealed with."""
-    context = context_of(there, day)
+    context = reading_context(there, day)
     seal, _, _ = inclusion_proofs.seal_of(connection, context, version)
     kept = key_path(there.settings, there.book.name)
     kept = kept.with_name(f"{kept.name}.{seal.key_id}")
@@ -127,7 +109,7 @@ def history(
         folder, files = out / f"history-{account}", {}
         with reading(there) as connection:
             for n in range((end - start).days + 1):
-                context = context_of(there, start + timedelta(days=n))
+                context = reading_context(there, start + timedelta(days=n))
                 for version in inclusion_proofs.sealed_versions(connection, context):
                     day = context.close_date
                     proof = proof_of(connection, there, day, account, version=version, newest=True, may_be_empty=True)
@@ -167,7 +149,7 @@ def shard(
     """Say which shard holds an account's sealed record: serve the whole file, and nobody learns whose was wanted."""
     with errors(as_json=as_json):
         there = opened(book)
-        context = context_of(there, parse_close_date(close_date))
+        context = reading_context(there, parse_close_date(close_date))
         with reading(there) as connection:
             seal, _, _ = inclusion_proofs.seal_of(connection, context, version)
         folder = inclusion_proofs.shards_folder(context, seal.version)
