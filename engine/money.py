@@ -62,16 +62,16 @@ def to_units(amount: Decimal, decimals: int, *, record: str) -> int:
         value, rest = divmod(value, 10**-shift)
         if rest:
             raise InputError(
-                f"{record}: {amount} has more than {decimals} decimals",
+                f"{record}: {amount:f} has more than {decimals} decimals",
                 rule="an amount is a whole number of its asset's smallest unit",
                 next_step="correct the amount, or the asset's decimals in the policy",
             )
     elif shift > 80:
-        raise InputError(f"{record}: {amount} is too large", rule="amounts lie within 2^127 smallest units")
+        raise InputError(f"{record}: {amount:f} is too large", rule="amounts lie within 2^127 smallest units")
     else:
         value *= int(10**shift)
     if value > MAX_UNITS:
-        raise InputError(f"{record}: {amount} is too large", rule="amounts lie within 2^127 smallest units")
+        raise InputError(f"{record}: {amount:f} is too large", rule="amounts lie within 2^127 smallest units")
     return -value if sign else value
 
 

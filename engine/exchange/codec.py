@@ -308,7 +308,7 @@ def decode(raw: bytes) -> JournalRecord:
     """The record of 160 bytes whose CRC has been checked.
 
     Raises:
-        ValueError: a kind, side or time in force that this version does not know.
+        ValueError: a kind, side or time in force that this version does not know, or what no version writes.
     """
     # fmt: off
     (
@@ -319,8 +319,8 @@ def decode(raw: bytes) -> JournalRecord:
     given = effective if flags & _EFFECTIVE_GIVEN else None
     command: cmd.Command
     if kind == Kind.NEW_ORDER:
-        if side > 1 or tif >= len(_TIFS):
-            raise ValueError(f"side {side}, time in force {tif}")
+        if side > 1 or tif >= len(_TIFS) or high or low > _MOST_TICKS:
+            raise ValueError(f"side {side}, time in force {tif}, reserve price {low | high << 64}")
         command = cmd.NewOrder(account, market, _SIDES[side], price, quantity, _TIFS[tif], _words(text), given, low)
     elif kind in _TRANSFERS:
         units = low | high << 64
@@ -347,7 +347,10 @@ def decode(raw: bytes) -> JournalRecord:
 
 
 def _words(text: bytes) -> str:
-    return text.rstrip(b"\0").decode("ascii")
+    found = text.rstrip(b"\0").decode("ascii")
+    if not found.isprintable():
+        raise ValueError(f"text {found!r}")
+    return found
 
 
 def _decoded_market(

@@ -22,12 +22,15 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from engine.errors import InputError
+from engine.errors import InputError, UncheckedError
 from engine.exchange import book_stream
 from engine.exchange.collector import paused
+from engine.exchange.memory import memory_bytes
 
 COLUMNS = ("type", "side", "ioc", "qty", "order_id", "price_ticks")
 _RULE = "columns type 0-2, side 0-1, ioc 0-1, qty of at least 1, order_id unsigned and price_ticks signed 64-bit"
+_ROW_BYTES = 500
+"""What a message takes at most: columns, reports, its slot or order."""
 _TICKS_PER_MESSAGE = 4
 _LEAST_TICKS = 1 << 20
 _LINES = 1 << 16
@@ -93,15 +96,29 @@ def read_stream(path: Path) -> Stream:
 
     Raises:
         InputError: it cannot be read, lacks a column, or a row breaks the format.
+        UncheckedError: it is larger than this machine's memory.
     """
     try:
-        table = pq.read_table(path, columns=list(COLUMNS))
-    except (OSError, pa.ArrowException, KeyError) as error:
-        raise InputError(f"stream {path}: {str(error)[:200]}", rule=_RULE, next_step="check the file") from None
-    missing = [name for name in COLUMNS if name not in table.column_names]
-    if missing:
-        raise InputError(f"stream {path} has no column {', '.join(missing)}", rule=_RULE)
+        with pq.ParquetFile(path) as file:
+            names, rows = file.schema_arrow.names, file.metadata.num_rows
+            if missing := [name for name in COLUMNS if name not in names]:
+                raise _refused(f"stream {path} has no column {', '.join(missing)}")
+            if twice := [name for name in COLUMNS if names.count(name) > 1]:
+                raise _refused(f"stream {path} has column {', '.join(twice)} twice")
+            if rows * _ROW_BYTES > memory_bytes():
+                raise UncheckedError(
+                    f"stream {path} has {rows} messages, more than this machine's memory holds",
+                    rule=f"a stream is matched in memory, {_ROW_BYTES} bytes a message",
+                    next_step="run it on a larger machine, or a part of it",
+                )
+            table = file.read(columns=list(COLUMNS))
+    except (OSError, pa.ArrowException) as error:
+        raise _refused(f"stream {path}: {getattr(error, 'strerror', None) or str(error)[:200]}") from None
     return stream_of({name: table.column(name) for name in COLUMNS}, name=str(path))
+
+
+def _refused(what: str) -> InputError:
+    return InputError(what, rule=_RULE, next_step="correct the file")
 
 
 def stream_of(columns: dict[str, Any], *, name: str) -> Stream:
@@ -117,13 +134,13 @@ def stream_of(columns: dict[str, Any], *, name: str) -> Stream:
         try:
             array = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else pa.array(values, kind)
             if not pa.types.is_integer(array.type) and not pa.types.is_boolean(array.type) and len(array):
-                raise InputError(f"stream {name}: column {column} is {array.type}, not an integer", rule=_RULE)
+                raise _refused(f"stream {name}: column {column} is {array.type}, not an integer")
             if array.null_count:
-                raise InputError(f"stream {name}: column {column} lacks {array.null_count} values", rule=_RULE)
+                raise _refused(f"stream {name}: column {column} lacks {array.null_count} values")
             # Copied, since Arrow's memory is read-only and numba would compile the kernel once more for that.
             arrays[column] = array.cast(kind).to_numpy(zero_copy_only=False).copy()
         except (pa.ArrowException, OverflowError, TypeError) as error:
-            raise InputError(f"stream {name}: column {column}: {str(error)[:200]}", rule=_RULE) from None
+            raise _refused(f"stream {name}: column {column}: {str(error)[:200]}") from None
     _check(arrays, name)
     small = {column: arrays[column].astype(np.uint8) for column in ("type", "side", "ioc")}
     return Stream(small["type"], small["side"], small["ioc"], arrays["qty"], arrays["order_id"], arrays["price_ticks"])
@@ -133,10 +150,10 @@ def _check(arrays: dict[str, Any], name: str) -> None:
     for column, most in (("type", 2), ("side", 1), ("ioc", 1)):
         wrong = np.flatnonzero((arrays[column] < 0) | (arrays[column] > most))
         if len(wrong):
-            raise InputError(f"stream {name}, row {wrong[0]}: {column} is {arrays[column][wrong[0]]}", rule=_RULE)
+            raise _refused(f"stream {name}, row {wrong[0]}: {column} is {arrays[column][wrong[0]]}")
     empty = np.flatnonzero((arrays["type"] != book_stream.CANCEL) & (arrays["qty"] < 1))
     if len(empty):
-        raise InputError(f"stream {name}, row {empty[0]}: qty is {arrays['qty'][empty[0]]}", rule=_RULE)
+        raise _refused(f"stream {name}, row {empty[0]}: qty is {arrays['qty'][empty[0]]}")
 
 
 def run(stream: Stream, engine: EngineName) -> tuple[Conformance, Reports]:
@@ -154,6 +171,7 @@ def _taken(seq: int, stream: Stream) -> InputError:
     return InputError(
         f"row {seq} of the stream is a new order with id {stream.order_ids[seq]}, which rests",
         rule="an id can be used again once its order is filled or cancelled",
+        next_step="correct the file",
     )
 
 

@@ -31,6 +31,8 @@ VERSION = 1
 _HEADER = struct.Struct("<8sIIq132s")
 _CRC = struct.Struct("<I")
 _CHUNK_BYTES = RECORD_BYTES * 8192
+_FIRST_DAYS = range(2**20)
+"""Days since 1970 that a journal can begin on: dates that a calendar of four-digit years has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +93,14 @@ class JournalReader:
         magic, version, width, first_day, _ = _HEADER.unpack_from(header)
         if magic != MAGIC or version != VERSION or width != RECORD_BYTES:
             raise JournalCorruptError(self.path, seq=0, offset=0, why=f"format {magic!r} version {version}")
+        if first_day not in _FIRST_DAYS:
+            raise JournalCorruptError(self.path, seq=0, offset=0, why=f"first day {first_day}")
         return first_day, _CRC.unpack_from(header, BODY_BYTES)[0]
+
+    @property
+    def size_bytes(self) -> int:
+        """How large the file is, header and tail included."""
+        return os.fstat(self._fd).st_size
 
     def close(self) -> None:
         """Give the file back."""
@@ -173,7 +182,7 @@ class JournalReader:
             seq += 1
             crc = codec.crc_of(raw)
         end = (seq + 1) * RECORD_BYTES
-        return Tail(seq, crc, end, max(0, os.fstat(self._fd).st_size - end))
+        return Tail(seq, crc, end, max(0, self.size_bytes - end))
 
     def sequences_of(self, kind: codec.Kind, after_seq: int = 0) -> Iterator[int]:
         """Sequences whose record states a kind: a scan of one byte a record, unchecked."""

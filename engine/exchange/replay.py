@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,13 +24,16 @@ from engine.exchange.engine import ExchangeEngine
 from engine.exchange.errors import JournalCorruptError
 from engine.exchange.events import Rejected, RejectReason, Trade
 from engine.exchange.journal import JOURNAL_NAME, JournalReader
+from engine.exchange.memory import memory_bytes
 from engine.exchange.snapshot import engine_state_hash
 from engine.money import from_units, text_of
 
 if TYPE_CHECKING:
     from engine.exchange.replay_numba import Replayed
 
-_TRADE_FIELDS = tuple(field.name for field in fields(Trade))
+_ARRAYS_PER_JOURNAL = 4
+"""How many times its own size a journal takes in memory, with the arrays that it is replayed on, at most."""
+_fields = attrgetter(*(field.name for field in fields(Trade)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,18 +121,20 @@ def replay(path: Path, engine: EngineName = EngineName.PYTHON, *, until: CloseDa
 def _online(reader: JournalReader, until_day: int | None) -> Replay:
     started = time.perf_counter()
     engine = ExchangeEngine(reader.first_day)
-    trades: list[Trade] = []
+    # Hashed as they come: kept, the trades of a long journal would fill the memory.
+    digest = hashlib.sha256()
     rejects: Counter[str] = Counter()
     for record in reader.records():
         for event in engine.apply(record):
             if isinstance(event, Trade):
-                trades.append(event)
+                digest.update(_line(event))
             elif isinstance(event, Rejected):
                 rejects[event.reason.name] += 1
         if until_day is not None and engine.open_day > until_day:
             break
     seconds = time.perf_counter() - started
-    return Replay(EngineName.PYTHON, engine, len(trades), _digest(iter(trades)), dict(sorted(rejects.items())), seconds)
+    trades = engine.state.next_trade_id - 1
+    return Replay(EngineName.PYTHON, engine, trades, digest.hexdigest(), dict(sorted(rejects.items())), seconds)
 
 
 def _by_kernel(reader: JournalReader, until_day: int | None) -> Replay | None:
@@ -137,7 +143,9 @@ def _by_kernel(reader: JournalReader, until_day: int | None) -> Replay | None:
     from engine.exchange.replay_world import TooLargeError
 
     started = time.perf_counter()
-    raw = checked_records(reader)
+    if reader.size_bytes * _ARRAYS_PER_JOURNAL > memory_bytes():
+        return None
+    raw, whole = good_records(reader)
     try:
         run = Run(reader.first_day, raw)
     except (TooLargeError, MemoryError):
@@ -147,6 +155,9 @@ def _by_kernel(reader: JournalReader, until_day: int | None) -> Replay | None:
     except ValueError as error:
         seq = run.done + 1
         raise JournalCorruptError(reader.path, seq=seq, offset=seq * raw.shape[1], why=str(error)) from None
+    if len(raw) < whole and (until_day is None or run.state.open_day <= until_day):
+        # The reader knows a torn tail from damage; what lies behind the last day asked for is not looked at.
+        reader.refuse_unless_torn(len(raw) + 1)
     done: Replayed = run.finish()
     seconds = time.perf_counter() - started
     counts = np.bincount(done.reasons, minlength=1).tolist()
@@ -161,25 +172,21 @@ def _by_kernel(reader: JournalReader, until_day: int | None) -> Replay | None:
     )
 
 
-def checked_records(reader: JournalReader) -> np.ndarray[tuple[int, int], np.dtype[np.uint8]]:
-    """The good records of a journal as [records, 160] bytes, every CRC checked by the kernel.
-
-    Raises:
-        JournalCorruptError: a record that is no torn tail does not hold.
-    """
+def good_records(reader: JournalReader) -> tuple[np.ndarray[tuple[int, int], np.dtype[np.uint8]], int]:
+    """The records of a journal as [records, 160] bytes up to the first whose CRC fails; how many there are in all."""
     from engine.exchange.kernels.crc import first_bad, tables
     from engine.exchange.replay_world import records_of
 
     raw = records_of(np.fromfile(reader.path, np.uint8)[160:])
-    good = int(first_bad(raw.view(np.uint32), tables(), 0, reader.header_crc))
-    if good < len(raw):
-        # The reader knows a torn tail from damage.
-        reader.refuse_unless_torn(good + 1)
-    return raw[:good]
+    return raw[: int(first_bad(raw.view(np.uint32), tables(), 0, reader.header_crc))], len(raw)
 
 
 def _digest(trades: Iterator[Trade]) -> str:
     digest = hashlib.sha256()
     for trade in trades:
-        digest.update(",".join(str(int(getattr(trade, name))) for name in _TRADE_FIELDS).encode() + b"\n")
+        digest.update(_line(trade))
     return digest.hexdigest()
+
+
+def _line(trade: Trade) -> bytes:
+    return ",".join([str(int(value)) for value in _fields(trade)]).encode() + b"\n"

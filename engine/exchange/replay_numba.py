@@ -22,6 +22,7 @@ from engine.exchange.engine import ExchangeEngine
 from engine.exchange.events import CutOff, Rejected, Side, Trade
 from engine.exchange.kernels import replay_arrays as column
 from engine.exchange.kernels.replay import run
+from engine.exchange.kernels.replay_records import first_strange
 from engine.exchange.replay_world import Balances, ReplayWorld
 from engine.exchange.state import EngineState
 
@@ -84,7 +85,7 @@ class Run:
         """Apply every record, or those up to the cut-off of a day."""
         world = self.arrays.world
         kinds = self.raw[:, column.KIND_BYTE].tobytes()
-        at, last = 0, self._known()
+        at, last = 0, int(first_strange(world))
         while at < last:
             # Not called before every record of a long configuration: handing over twenty arrays takes microseconds.
             if kinds[at] in _ORDERS:
@@ -97,13 +98,6 @@ class Run:
         self.done = at
         if at == last < len(kinds):
             codec.decode(self.raw[at].tobytes())
-
-    def _known(self) -> int:
-        """How many records there are before an order of a kind that this version does not know."""
-        raw = self.raw
-        strange = (raw[:, column.SIDE_BYTE] > 1) | (raw[:, column.TIF_BYTE] >= len(cmd.TimeInForce))
-        found = np.flatnonzero((raw[:, column.KIND_BYTE] == codec.Kind.NEW_ORDER) & strange)
-        return int(found[0]) if len(found) else len(raw)
 
     def _apply(self, at: int) -> None:
         """Have the online engine apply a record that is not an order's."""

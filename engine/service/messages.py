@@ -284,9 +284,11 @@ def _object(data: bytes, required: set[str], optional: set[str]) -> dict[str, An
         RefusedMessageError: too long, no JSON, or other fields.
     """
     if len(data) > MAX_MESSAGE_BYTES:
-        _refuse("oversized", f"{len(data)} bytes; at most {MAX_MESSAGE_BYTES}")
+        _refuse("oversized", f"more than {MAX_MESSAGE_BYTES} bytes")
     try:
-        value = json.loads(data, object_pairs_hook=_once, parse_float=_no_number, parse_constant=_no_number)
+        # As text: of bytes, json guesses the encoding, and takes what is no UTF-8.
+        text = data.decode()
+        value = json.loads(text, object_pairs_hook=_once, parse_float=_no_number, parse_constant=_no_number)
     except RefusedMessageError:
         raise
     except (ValueError, RecursionError) as error:

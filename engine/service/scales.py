@@ -88,7 +88,7 @@ class Scales:
         """
         found = _whole(amount, self.registry.assets[asset].decimals, 1, "amount", "smallest unit")
         if found <= 0:
-            raise RefusedMessageError("invalid_amount", f"amount {amount} is not positive")
+            raise RefusedMessageError("invalid_amount", f"amount {amount:f} is not positive")
         return found
 
     def account(self, user: str | int) -> int:
@@ -113,7 +113,7 @@ def _whole(value: Decimal, decimals: int, step: int, name: str, what: str) -> in
         raise RefusedMessageError(f"invalid_{name}", error.what) from None
     count, rest = divmod(units, step)
     if rest:
-        raise RefusedMessageError(f"invalid_{name}", f"{name} {value} is no whole number of {what}s of the market")
+        raise RefusedMessageError(f"invalid_{name}", f"{name} {value:f} is no whole number of {what}s of the market")
     if name != "amount" and abs(count) > MAX_INT64:
-        raise RefusedMessageError("too_large", f"{name} {value} is beyond 2^63 {what}s")
+        raise RefusedMessageError("too_large", f"{name} {value:f} is beyond 2^63 {what}s")
     return count

@@ -199,6 +199,8 @@ def test_bad_messages_are_refused_and_counted_and_the_service_goes_on(shared: Se
         b"{": "malformed",
         b"[]": "malformed",
         b"\xff\xfe": "malformed",
+        json.dumps(with_field()).encode("utf-16"): "malformed",
+        b"\xef\xbb\xbf" + json.dumps(with_field()).encode(): "malformed",
         b"[" * 10_000: "malformed",
         b'{"userId": "u-1", "userId": "u-2", "order": {}}': "malformed",
         b'{"userId": "u-1", "order": {}, "x": ' + b" " * MAX_MESSAGE_BYTES + b"1}": "oversized",
@@ -266,7 +268,7 @@ def test_bad_messages_are_refused_and_counted_and_the_service_goes_on(shared: Se
 
     shared.run(talk)
     balances(shared)
-    assert counted(shared, "orders.submit", "malformed") == 5
+    assert counted(shared, "orders.submit", "malformed") == 7
     assert counted(shared, "orders.submit", "oversized") == 1
     assert counted(shared, "orders.cancel", "symbol_mismatch") == 1
 

@@ -136,6 +136,24 @@ def test_both_engines_replay_the_demo_to_the_same_trades_balances_and_hashes(tmp
         assert figures[0] == figures[1]
         assert one.trades > 150
     assert snapshot.pack(one.state) == snapshot.pack(history.state_at_cutoff(tmp_path, config.first_day))
+    # Damage behind the day that is asked for is none of its business, and everybody's of the whole.
+    path = journal_path(tmp_path)
+    damaged = bytearray(path.read_bytes())
+    damaged[-2 * codec.RECORD_BYTES + 70] ^= 1
+    path.write_bytes(damaged)
+    for name in EngineName:
+        day = replay(tmp_path, name, until=config.first_day)
+        assert (day.engine, day.trades_sha256) == (name, one.trades_sha256)
+        with pytest.raises(JournalCorruptError):
+            replay(tmp_path, name)
+
+
+def test_journal_larger_than_the_memory_is_replayed_by_the_online_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load_demo(tmp_path, DemoConfig(users=20, makers=2, steps_per_day=60, days=1))
+    monkeypatch.setattr("engine.exchange.replay.memory_bytes", lambda: journal_path(tmp_path).stat().st_size)
+    assert replay(tmp_path, EngineName.NUMBA).engine == EngineName.PYTHON
 
 
 def test_prices_far_apart_have_levels_too() -> None:
@@ -153,7 +171,9 @@ def test_prices_far_apart_have_levels_too() -> None:
 
 
 @pytest.mark.parametrize("engine", list(EngineName))
-def test_record_of_a_later_version_is_refused_with_its_sequence_by_both(tmp_path: Path, engine: EngineName) -> None:
+def test_record_that_this_version_does_not_write_is_refused_with_its_sequence_by_both(
+    tmp_path: Path, engine: EngineName
+) -> None:
     load_demo(tmp_path, DemoConfig(users=20, makers=2, steps_per_day=60, days=1))
     path = journal_path(tmp_path)
     with JournalReader(path) as reader:
@@ -161,7 +181,17 @@ def test_record_of_a_later_version_is_refused_with_its_sequence_by_both(tmp_path
         crc = reader.header_crc
     header = path.read_bytes()[: codec.RECORD_BYTES]
     orders = [at for at, raw in enumerate(records) if raw[codec.KIND_OFFSET] == codec.Kind.NEW_ORDER]
-    for at, offset, value in ((orders[3], 26, 9), (orders[5], 25, 2), (len(records) - 1, codec.KIND_OFFSET, 99)):
+    text, reserve = codec.BODY_BYTES - codec.TEXT_BYTES, codec.BODY_BYTES - codec.TEXT_BYTES - 16
+    for at, offset, value in (
+        (orders[3], 26, 9),
+        (orders[5], 25, 2),
+        (orders[7], text + 3, 0xFF),
+        (orders[7], text + 63, ord("A")),
+        (orders[9], text, ord("\n")),
+        (orders[9], reserve + 7, 0x80),
+        (orders[9], reserve + 8, 1),
+        (len(records) - 1, codec.KIND_OFFSET, 99),
+    ):
         changed, chain = [], crc
         for number, raw in enumerate(records):
             body = bytearray(raw[: codec.BODY_BYTES])

@@ -41,10 +41,12 @@ ASSETS = {"USD": 1, "XBT": 2, "ETH": 3, "EUR": 4}
 MARKETS = {"EUR_USD": (1, "EUR", "USD", 1, 1), "ETH_XBT": (2, "ETH", "XBT", 100_000, 10)}
 REASONS = {
     "RISK_NSF": RejectReason.INSUFFICIENT_FUNDS,
+    "RISK_INVALID_RESERVE_BID_PRICE": RejectReason.INVALID_PRICE,
     "MATCHING_MOVE_FAILED_PRICE_OVER_RISK_LIMIT": RejectReason.PRICE_ABOVE_RESERVE,
+    "MATCHING_UNKNOWN_ORDER_ID": RejectReason.UNKNOWN_ORDER,
 }
 SIDES = {"BID": Side.BUY, "ASK": Side.SELL}
-TIFS = {"GTC": cmd.TimeInForce.GTC, "IOC": cmd.TimeInForce.IOC}
+TIFS = {"GTC": cmd.TimeInForce.GTC, "IOC": cmd.TimeInForce.IOC, "FOK": cmd.TimeInForce.FOK}
 
 
 class World:
@@ -117,10 +119,11 @@ class World:
         return events
 
     def move(self, client: str, price: int, number: int) -> list[Event]:
-        order = self.engine.order(self.order_ids[number])
-        assert order is not None
+        """One that rests no more, or never did, is for the engine to refuse."""
+        order_id = self.order_ids.get(number, 0)
+        order = self.engine.order(order_id)
         self.trades.clear()
-        return self.send(cmd.AmendOrder(self.accounts[client], order.order_id, price, order.quantity))
+        return self.send(cmd.AmendOrder(self.accounts[client], order_id, price, order.quantity if order else 1))
 
 
 @pytest.fixture
@@ -136,6 +139,16 @@ def table_of(datatable: list[list[str]]) -> list[list[str]]:
 def new_client(world: World, client: str, datatable: list[list[str]]) -> None:
     world.open(client)
     for asset, units in table_of(datatable):
+        world.deposit(client, asset, int(units))
+
+
+@step("Users and their balances:")
+def users(world: World, datatable: list[list[str]]) -> None:
+    """The form of a later version of the same features: a row for each balance."""
+    _, *rows = table_of(datatable)
+    for client, asset, units in rows:
+        if client not in world.accounts:
+            world.open(client)
         world.deposit(client, asset, int(units))
 
 

@@ -21,7 +21,7 @@ from engine.exchange.errors import (
     JournalWriteError,
 )
 from engine.exchange.events import Side
-from engine.exchange.journal import JournalReader, journal_path
+from engine.exchange.journal import JournalReader, header_bytes, journal_path
 from engine.exchange.journal_writer import JournalWriter
 
 FIRST_DAY = 20514
@@ -129,6 +129,13 @@ def test_journal_of_another_first_day_is_refused_and_its_lock_given_back(tmp_pat
     for _ in range(2):
         with pytest.raises(JournalMismatchError, match="2026-03-02, not 2026-03-03"):
             JournalWriter(tmp_path, first_day=FIRST_DAY + 1)
+
+
+def test_header_of_no_date_is_refused(tmp_path: Path) -> None:
+    for first_day in (-1, 2**20, 2**62):
+        journal_path(tmp_path).write_bytes(header_bytes(first_day))
+        with pytest.raises(JournalCorruptError, match=f"first day {first_day}"):
+            JournalReader(journal_path(tmp_path))
 
 
 def test_reader_beside_a_writer_sees_committed_records_and_then_more(tmp_path: Path) -> None:
