@@ -45,7 +45,8 @@ _MOST_TICKS = 2**63 - 1
 _EFFECTIVE_GIVEN = 1
 _MAY_TRADE, _MAY_WITHDRAW = 1, 2
 
-_SYMBOL = re.compile(r"[A-Z0-9][A-Z0-9._-]{0,31}")
+# A NATS subject ends in it: an empty part between dots makes one that no stream takes, and events behind it would wait.
+_SYMBOL = re.compile(r"(?=.{1,32}$)[A-Z0-9][A-Z0-9_-]*(\.[A-Z0-9_-]+)*")
 _NAME = re.compile(r"[a-z0-9-]{1,64}")
 
 

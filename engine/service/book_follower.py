@@ -54,11 +54,20 @@ class BookFollower:
         self.sequence = snapshot["sequence"]
 
     async def on_delta(self, data: bytes) -> None:
-        """Apply a delta; where one before it is missing, or the hash differs after it, take a snapshot again."""
+        """Apply a delta; where one before it is missing, or the hash differs after it, take a snapshot again.
+
+        A state changes nothing: it says which delta is the last, and the hash after it.
+        """
         delta = json.loads(data)
         if self.sequence is None:
             await self.start()
-        if self.sequence is not None and delta["sequence"] <= self.sequence:
+        assert self.sequence is not None, "there is a snapshot"
+        if delta["type"] == "state":
+            missed = delta["sequence"] > self.sequence
+            if missed or (delta["sequence"] == self.sequence and delta["orderbookHash"] != self.hash):
+                await self._resync()
+            return
+        if delta["sequence"] <= self.sequence:
             return
         if delta["previous"] != self.sequence:
             await self._resync()

@@ -4,7 +4,8 @@ What belongs here: levels kept beside a followed engine, the messages about them
 What does not: sending them, and keeping a copy at the other end (see `book_follower`).
 
 A delta names the delta before it (`previous`), so that a consumer sees when one is missing; every `HASH_EVERY`-th also
-carries the hash of the whole book after it. A quantity of 0 takes a level away.
+carries the hash of the whole book after it. A quantity of 0 takes a level away. A state names the last delta and the
+hash, and comes whether there are deltas or not: nothing else tells that the last one of a silent market is missing.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ class _Book:
         self.levels: tuple[dict[int, int], dict[int, int]] = ({}, {})
         self.sequence = 0
         self.deltas = 0
+        self.state: tuple[int, Told] | None = None
 
 
 class MarketData:
@@ -84,6 +86,18 @@ class MarketData:
         told = [self._delta(record, number, levels) for number, levels in touched.items() if levels]
         for trade in trades:
             told.extend(self._traded(trade))
+        return told
+
+    def states(self) -> list[Told]:
+        """A message a market: where its deltas are, and the hash of its book."""
+        told = []
+        for number, market in sorted(self._engine.registry.markets.items()):
+            book = self._book(number)
+            if book.state is None or book.state[0] != book.sequence:
+                state = {"type": "state", "symbol": market.symbol, "sequence": book.sequence}
+                digest = orderbook_hash(self._side(market, Side.BUY), self._side(market, Side.SELL))
+                book.state = book.sequence, (f"{BOOK}.{market.symbol}", _json({**state, "orderbookHash": digest}))
+            told.append(book.state[1])
         return told
 
     def snapshot(self, symbol: str) -> bytes | None:

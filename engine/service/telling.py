@@ -7,6 +7,7 @@ away. What does not: what is told (see `outbound`, `market_data`), and how it is
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
 from collections.abc import Callable
@@ -25,6 +26,8 @@ _WINDOW = 1_000
 """Messages on their way to JetStream at once."""
 _RETRY_S = 0.25
 _SAVE_EVERY_S = 0.2
+_STATE_EVERY_S = 5.0
+"""How often each market's book is stated."""
 
 
 def read_cursor(directory: Path) -> int | None:
@@ -74,6 +77,7 @@ class TellingLoop:
         self._there: tuple[int, int] | None = None
         self._asked_stream = False
         self._saved_s = 0.0
+        self._stated_s = time.monotonic()
         self.ready = False
 
     @property
@@ -91,10 +95,12 @@ class TellingLoop:
         await self._broker.flush()
         self.ready = True
         while True:
+            await self._state()
             if not self.behind:
                 self._save()
                 self._wake.clear()
-                await self._wake.wait()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._wake.wait(), _STATE_EVERY_S)
                 continue
             messages: list[Outgoing] = []
             for record, events in self._follower.read(self._committed(), _COMMANDS):
@@ -106,6 +112,14 @@ class TellingLoop:
             self.told_seq = self._follower.seq
             if time.monotonic() - self._saved_s > _SAVE_EVERY_S:
                 self._save()
+
+    async def _state(self) -> None:
+        """State every book, if it is time."""
+        if time.monotonic() - self._stated_s < _STATE_EVERY_S:
+            return
+        self._stated_s = time.monotonic()
+        for subject, data in self._market_data.states():
+            await self._broker.tell(subject, data)
 
     def close(self) -> None:
         """Keep the place, give the journal back."""

@@ -17,7 +17,7 @@ i64 = st.integers(-(2**63), 2**63 - 1)
 amounts = st.integers(0, 2**127 - 1)
 times = st.none() | i64
 texts = st.text(st.characters(min_codepoint=32, max_codepoint=126), min_size=1, max_size=64)
-symbols = st.from_regex(r"[A-Z0-9][A-Z0-9._-]{0,31}", fullmatch=True)
+symbols = st.from_regex(r"[A-Z0-9][A-Z0-9_-]{0,9}(\.[A-Z0-9_-]{1,10}){0,2}", fullmatch=True)
 names = st.from_regex(r"[a-z0-9-]{1,64}", fullmatch=True)
 u32 = st.integers(0, 2**32 - 1)
 TRANSFERS = (

@@ -397,6 +397,10 @@ def test_bid_with_a_reserve_locks_at_it_and_moves_up_to_it() -> None:
         cmd.NewOrder(1, 1, BUY, 1, 1, T.GTC, "", None, -1),
         cmd.SetAccount(1, 9, True, True, cmd.Hold.NONE, "k"),  # type: ignore[arg-type]
         cmd.SetAccount(1, cmd.AccountState.ACTIVE, True, True, cmd.Hold.NONE, ""),
+        cmd.SetAsset(9, "A.", 6),
+        cmd.SetAsset(9, "A\n", 6),
+        cmd.SetMarket(9, "A..B", 1, 2, 1, 1),
+        cmd.SetMarket(9, "M" * 33, 1, 2, 1, 1),
         cmd.SetMarket(*LISTING, None, cmd.MarketLimits(min_notional_units=2**127)),
         cmd.SetMarket(*LISTING, None, cmd.MarketLimits(band_ppm=-1)),
         cmd.Adjust(1, 1, 2**127, "k"),
