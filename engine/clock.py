@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from functools import lru_cache
 from typing import Protocol
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -38,6 +39,18 @@ def from_us(us: int) -> datetime:
 def iso_us(instant: datetime) -> str:
     """`2026-01-05T23:59:59.999999Z`, always with six decimals: the form that digests use."""
     return instant.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def iso_of_us(us: int) -> str:
+    """`iso_us` of a count of microseconds since 1970."""
+    second, micros = divmod(us, 1_000_000)
+    return f"{_iso_second(second)}.{micros:06d}Z"
+
+
+@lru_cache(maxsize=16)
+def _iso_second(second: int) -> str:
+    """Asked for again and again while it lasts: whoever tells of events has thousands in a second."""
+    return (EPOCH + timedelta(seconds=second)).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def iso_s(instant: datetime) -> str:

@@ -20,13 +20,16 @@ class Order:
     """A resting order. `quantity` is what is left, in lots; `rate_ppm` the fee rate that its lock was taken at.
 
     `reserve` is the price that a bid locks at where that is not its own, else 0; `level` is where it stands, or stood.
+    `pays` and `gets` are the account's balances of what it gives and takes, for whoever fills it; None until looked up.
     """
 
     __slots__ = (
         "account",
+        "gets",
         "level",
         "next",
         "order_id",
+        "pays",
         "post_only",
         "previous",
         "price",
@@ -47,6 +50,8 @@ class Order:
         rate_ppm: int,
         post_only: bool = False,
         reserve: int = 0,
+        pays: list[int] | None = None,
+        gets: list[int] | None = None,
     ) -> None:
         self.order_id = order_id
         self.account = account
@@ -56,6 +61,8 @@ class Order:
         self.rate_ppm = rate_ppm
         self.post_only = post_only
         self.reserve = reserve
+        self.pays = pays
+        self.gets = gets
         self.previous: Order | None = None
         self.next: Order | None = None
 

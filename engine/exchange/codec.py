@@ -20,9 +20,8 @@ import re
 import struct
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 from engine.errors import InputError
 from engine.exchange import commands as cmd
@@ -82,8 +81,7 @@ class Kind(IntEnum):
     MARKER = 27
 
 
-@dataclass(frozen=True, slots=True)
-class JournalRecord:
+class JournalRecord(NamedTuple):
     """A sequenced command: its place, its times and the CRC that proves everything up to it."""
 
     seq: int

@@ -15,7 +15,7 @@ from engine.exchange import configuration, orders, transfers
 from engine.exchange.book import Order
 from engine.exchange.codec import JournalRecord
 from engine.exchange.events import Event, Side, TransferKind
-from engine.exchange.fills import lock_of
+from engine.exchange.locks import lock_of
 from engine.exchange.state import Balance, EngineState, Registry
 
 _HANDLERS: dict[type, Callable[[EngineState, JournalRecord, Any], list[Event]]] = {

@@ -6,12 +6,16 @@ What does not: how a command is decided (see `engine`), and how an event becomes
 Amounts are smallest units of their asset; `account`, `asset` and `market` are the engine's numeric ids, whose
 names are in the engine's registry. `close_day` is the close date as days since 1970, decided by the last
 cut-off before the event in the journal. Times are microseconds since 1970, UTC.
+
+What an order's command emits is a `NamedTuple`: a frozen dataclass of twenty fields takes 3 µs to make, ten times as
+long. They have different numbers of fields, so that no two kinds are ever equal.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import NamedTuple
 
 
 class Side(IntEnum):
@@ -88,8 +92,7 @@ class RejectReason(IntEnum):
     """A row of tiers that is not the next one of its batch, or a batch that is not what is staged."""
 
 
-@dataclass(frozen=True, slots=True)
-class Trade:
+class Trade(NamedTuple):
     """One fill. `price_ticks` is the maker's; fees are in the quote asset, negative for a rebate."""
 
     trade_id: int
@@ -183,8 +186,7 @@ class AccountOpened:
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class OrderAccepted:
+class OrderAccepted(NamedTuple):
     """An order passed every check and locked its funds."""
 
     engine_seq: int
@@ -193,8 +195,7 @@ class OrderAccepted:
     market: int
 
 
-@dataclass(frozen=True, slots=True)
-class OrderCancelled:
+class OrderCancelled(NamedTuple):
     """An order, or the rest of one, left the book and its lock was released."""
 
     engine_seq: int
@@ -283,8 +284,7 @@ class TiersSet:
     accounts: tuple[tuple[int, tuple[int, ...]], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Rejected:
+class Rejected(NamedTuple):
     """A journalled command that changed nothing."""
 
     engine_seq: int

@@ -1,13 +1,14 @@
 """Orders: checked, funds locked, matched at the maker's price, rested or released; cancelled, reduced, amended.
 
 What belongs here: the life of an order.
-What does not: the queue itself (see `book`), limits and bands (see `risk`), what a fill moves (see `fills`).
+What does not: the queue itself (see `book`), limits and bands (see `risk`), locks (see `locks`), fills
+(see `matching`).
 """
 
 from __future__ import annotations
 
 from engine.exchange import commands as cmd
-from engine.exchange.book import Book, Order
+from engine.exchange.book import BUY, Book, Order
 from engine.exchange.codec import JournalRecord
 from engine.exchange.events import (
     Event,
@@ -17,61 +18,56 @@ from engine.exchange.events import (
     OrderReduced,
     Rejected,
     RejectReason,
-    Side,
 )
-from engine.exchange.fills import fill, lock_of, lock_units, release
+from engine.exchange.locks import lock_of, lock_units, release, rows_of
+from engine.exchange.matching import match
 from engine.exchange.risk import limit_price
 from engine.exchange.state import AVAILABLE, LOCKED, EngineState, Market, UsedOrderKey
 from engine.money import MAX_UNITS
 
-BUY, SELL = Side.BUY, Side.SELL
-_TIF = cmd.TimeInForce
-_NEVER_RESTS = (_TIF.IOC, _TIF.FOK, _TIF.MARKET)
+# Named once: a member of an enumeration takes as long to name as a call.
+_GTC, _FOK, _POST_ONLY = cmd.TimeInForce.GTC, cmd.TimeInForce.FOK, cmd.TimeInForce.POST_ONLY
+_NEVER_RESTS = (cmd.TimeInForce.IOC, _FOK, cmd.TimeInForce.MARKET)
 
 
 def new_order(state: EngineState, record: JournalRecord, command: cmd.NewOrder) -> list[Event]:
     """Check, lock, match, settle and rest or release an order."""
-    account, side = command.account, command.side
-    key = UsedOrderKey(
-        record.seq,
-        command.market,
-        side,
-        command.tif,
-        command.price_ticks,
-        command.quantity_lots,
-        command.reserve_price_ticks,
-    )
+    account, side, tif, reference = command.account, command.side, command.tif, command.reference
+    key = _key_of(record, command) if reference else None
     reason = _stranger(state, command, key)
     if reason is not None:
         return [Rejected(record.seq, reason, account)]
     market = state.registry.markets[command.market]
-    limit = limit_price(state, market, side, command.tif, command.price_ticks, command.quantity_lots, record.ts_us)
+    quantity = command.quantity_lots
+    limit = limit_price(state, market, side, tif, command.price_ticks, quantity, record.ts_us)
     if isinstance(limit, RejectReason):
         return [Rejected(record.seq, limit, account)]
     reserve = command.reserve_price_ticks
     if side == BUY and reserve and reserve < limit:
         return [Rejected(record.seq, RejectReason.INVALID_PRICE, account)]
     rate = state.rates(account)[1]
-    lock = lock_units(market, side, reserve or limit, command.quantity_lots, rate)
+    lock = lock_units(market, side, reserve or limit, quantity, rate)
     book = state.books[command.market]
-    reason = _uncovered(state, market, account, side, lock, 0) or _unmet(book, command, limit)
-    if reason is not None:
-        return [Rejected(record.seq, reason, account)]
-    row = state.row(account, market.quote if side == BUY else market.base)
-    row[AVAILABLE] -= lock
-    row[LOCKED] += lock
-    if command.reference:
-        state.order_references[0][account, command.reference] = key
-    order = Order(record.seq, account, side, limit, command.quantity_lots, rate, command.tif == _TIF.POST_ONLY, reserve)
+    given, taken = (market.quote, market.base) if side == BUY else (market.base, market.quote)
+    pays = state.balances.get((account, given))
+    reason = _uncovered(pays, lock, 0) or _unmet(book, command, limit)
+    if reason is not None or pays is None:
+        return [Rejected(record.seq, reason or RejectReason.INSUFFICIENT_FUNDS, account)]
+    pays[AVAILABLE] -= lock
+    pays[LOCKED] += lock
+    if key is not None:
+        state.order_references[0][account, reference] = key
+    gets = state.row(account, taken)
+    order = Order(record.seq, account, side, limit, quantity, rate, tif == _POST_ONLY, reserve, pays, gets)
     events: list[Event] = [OrderAccepted(record.seq, record.seq, account, command.market)]
-    _execute(state, record, market, order, command.tif, events)
+    _execute(state, record, market, book, order, tif, events)
     return events
 
 
 def cancel_order(state: EngineState, record: JournalRecord, command: cmd.CancelOrder) -> list[Event]:
     """Take an account's own resting order out of the book and release its lock."""
     order = _own(state, command.account, command.order_id)
-    if isinstance(order, RejectReason):
+    if not isinstance(order, Order):
         return [Rejected(record.seq, order, command.account)]
     return [_cancel(state, record, order)]
 
@@ -98,9 +94,9 @@ def cancel_all(state: EngineState, record: JournalRecord, command: cmd.CancelAll
 def reduce_order(state: EngineState, record: JournalRecord, command: cmd.ReduceOrder) -> list[Event]:
     """Take lots off an order where it stands; all of them, or more, cancel it."""
     order = _own(state, command.account, command.order_id)
-    if not isinstance(order, RejectReason) and command.quantity_lots <= 0:
+    if isinstance(order, Order) and command.quantity_lots <= 0:
         order = RejectReason.INVALID_QUANTITY
-    if isinstance(order, RejectReason):
+    if not isinstance(order, Order):
         return [Rejected(record.seq, order, command.account)]
     if command.quantity_lots >= order.quantity:
         return [_cancel(state, record, order)]
@@ -116,43 +112,58 @@ def amend_order(state: EngineState, record: JournalRecord, command: cmd.AmendOrd
     """Give an order another limit and rest behind all others, as if it came new; refused, it stays as it is."""
     account = command.account
     order = _own(state, account, command.order_id)
-    if not isinstance(order, RejectReason) and not state.registry.accounts[account].may_trade:
+    if isinstance(order, Order) and not state.registry.accounts[account].may_trade:
         order = RejectReason.ACCOUNT_MAY_NOT_TRADE
-    if isinstance(order, RejectReason):
+    if not isinstance(order, Order):
         return [Rejected(record.seq, order, account)]
     number = state.order_market[order.order_id]
     market, book = state.registry.markets[number], state.books[number]
     price, quantity = command.price_ticks, command.quantity_lots
-    limit = limit_price(state, market, order.side, _TIF.GTC, price, quantity, record.ts_us)
+    limit = limit_price(state, market, order.side, _GTC, price, quantity, record.ts_us)
     if isinstance(limit, RejectReason):
         return [Rejected(record.seq, limit, account)]
     if order.side == BUY and order.reserve and order.reserve < limit:
         return [Rejected(record.seq, RejectReason.PRICE_ABOVE_RESERVE, account)]
     rate = state.rates(account)[1]
     lock, freed = lock_units(market, order.side, order.reserve or price, quantity, rate), lock_of(market, order)
-    reason = _uncovered(state, market, account, order.side, lock, freed)
+    pays, gets = rows_of(state, market, order)
+    reason = _uncovered(pays, lock, freed)
     if reason is None and order.post_only and book.crosses(order.side, price):
         reason = RejectReason.WOULD_TAKE
     if reason is not None:
         return [Rejected(record.seq, reason, account)]
     _leave(state, book, order)
-    row = state.row(account, market.quote if order.side == BUY else market.base)
-    row[AVAILABLE] += freed - lock
-    row[LOCKED] += lock - freed
-    again = Order(order.order_id, account, order.side, price, quantity, rate, order.post_only, order.reserve)
+    pays[AVAILABLE] += freed - lock
+    pays[LOCKED] += lock - freed
+    again = Order(
+        order.order_id, account, order.side, price, quantity, rate, order.post_only, order.reserve, pays, gets
+    )
     events: list[Event] = [OrderAmended(record.seq, order.order_id, account, number, price, quantity)]
-    _execute(state, record, market, again, _TIF.GTC, events)
+    _execute(state, record, market, book, again, _GTC, events)
     return events
 
 
-def _stranger(state: EngineState, command: cmd.NewOrder, key: UsedOrderKey) -> RejectReason | None:
+def _key_of(record: JournalRecord, command: cmd.NewOrder) -> UsedOrderKey:
+    """What the client reference of an order stands for."""
+    return UsedOrderKey(
+        record.seq,
+        command.market,
+        command.side,
+        command.tif,
+        command.price_ticks,
+        command.quantity_lots,
+        command.reserve_price_ticks,
+    )
+
+
+def _stranger(state: EngineState, command: cmd.NewOrder, key: UsedOrderKey | None) -> RejectReason | None:
     """Whether the day, the account, the reference or the market keeps an order out."""
     if state.in_genesis:
         return RejectReason.INVALID_CUT_OFF
     account = state.registry.accounts.get(command.account)
     if account is None:
         return RejectReason.UNKNOWN_ACCOUNT
-    if command.reference:
+    if key is not None:
         known = state.known_order(command.account, command.reference)
         if known is not None:
             return key.refusal(known)
@@ -161,21 +172,18 @@ def _stranger(state: EngineState, command: cmd.NewOrder, key: UsedOrderKey) -> R
     return None if account.may_trade else RejectReason.ACCOUNT_MAY_NOT_TRADE
 
 
-def _uncovered(
-    state: EngineState, market: Market, account: int, side: int, lock: int, freed: int
-) -> RejectReason | None:
-    """Whether a lock is too large, or more than is available with what another lock frees."""
+def _uncovered(row: list[int] | None, lock: int, freed: int) -> RejectReason | None:
+    """Whether a lock is too large, or more than a balance has available with what another lock frees."""
     if lock > MAX_UNITS:
         return RejectReason.TOO_LARGE
-    row = state.balances.get((account, market.quote if side == BUY else market.base))
     return RejectReason.INSUFFICIENT_FUNDS if row is None or row[AVAILABLE] + freed < lock else None
 
 
 def _unmet(book: Book, command: cmd.NewOrder, limit: int) -> RejectReason | None:
     """Whether the book does not allow what the order insists on; decided before anything moves."""
-    if command.tif == _TIF.POST_ONLY and book.crosses(command.side, limit):
+    if command.tif == _POST_ONLY and book.crosses(command.side, limit):
         return RejectReason.WOULD_TAKE
-    if command.tif == _TIF.FOK and not book.fills_whole(command.side, limit, command.quantity_lots, command.account):
+    if command.tif == _FOK and not book.fills_whole(command.side, limit, command.quantity_lots, command.account):
         return RejectReason.NOT_FILLABLE
     return None
 
@@ -210,37 +218,21 @@ def _cancel(state: EngineState, record: JournalRecord, order: Order) -> OrderCan
 
 
 def _execute(
-    state: EngineState, record: JournalRecord, market: Market, order: Order, tif: int, events: list[Event]
+    state: EngineState, record: JournalRecord, market: Market, book: Book, order: Order, tif: int, events: list[Event]
 ) -> None:
     """Match a locked order, then rest what is left of it or release that."""
-    book = state.books[market.market]
-    crossed_self = _match(state, record, market, book, order, events)
+    crossed_self = match(state, record, market, book, order, events)
     if not order.quantity:
         return
+    account, number = order.account, market.market
     if crossed_self or tif in _NEVER_RESTS:
         release(state, market, order, lock_of(market, order))
-        events.append(OrderCancelled(record.seq, order.order_id, order.account, market.market, order.quantity))
+        events.append(OrderCancelled(record.seq, order.order_id, account, number, order.quantity))
         return
     book.rest(order)
-    state.order_market[order.order_id] = market.market
-    state.account_orders.setdefault(order.account, set()).add(order.order_id)
-
-
-def _match(
-    state: EngineState, record: JournalRecord, market: Market, book: Book, taker: Order, events: list[Event]
-) -> bool:
-    """Fill a taker while a maker's price allows; true if it met an order of its own account and stopped."""
-    against = SELL if taker.side == BUY else BUY
-    fill_index = 0
-    while taker.quantity:
-        maker = book.best(against)
-        if maker is None or (maker.price > taker.price if taker.side == BUY else maker.price < taker.price):
-            return False
-        if maker.account == taker.account:
-            return True
-        quantity = min(maker.quantity, taker.quantity)
-        events.append(fill(state, record, market, taker, maker, quantity, fill_index))
-        fill_index += 1
-        if not maker.quantity:
-            _leave(state, book, maker)
-    return False
+    state.order_market[order.order_id] = number
+    mine = state.account_orders.get(account)
+    if mine is None:
+        state.account_orders[account] = {order.order_id}
+    else:
+        mine.add(order.order_id)

@@ -10,8 +10,7 @@ import hashlib
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
-from operator import attrgetter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
 
 _ARRAYS_PER_JOURNAL = 4
 """How many times its own size a journal takes in memory, with the arrays that it is replayed on, at most."""
-_fields = attrgetter(*(field.name for field in fields(Trade)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,4 +187,4 @@ def _digest(trades: Iterator[Trade]) -> str:
 
 
 def _line(trade: Trade) -> bytes:
-    return ",".join([str(int(value)) for value in _fields(trade)]).encode() + b"\n"
+    return ",".join([str(int(value)) for value in trade]).encode() + b"\n"

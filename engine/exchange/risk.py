@@ -12,9 +12,10 @@ from __future__ import annotations
 from engine.exchange.commands import MarketLimits, TimeInForce
 from engine.exchange.events import RejectReason, Side
 from engine.exchange.state import EngineState, Market
+from engine.money import PPM
 
 MAX_TICKS = 2**63 - 1
-_WHOLE_PPM = 1_000_000
+_MARKET = TimeInForce.MARKET
 
 
 def reference_price(state: EngineState, market: Market, now_us: int) -> int | None:
@@ -43,7 +44,7 @@ def limit_price(
         now_us: the sequencer's time of the command.
     """
     limits = market.limits
-    at_market = tif == TimeInForce.MARKET
+    at_market = tif == _MARKET
     if price_ticks < 0 or (price_ticks == 0 and not at_market):
         return RejectReason.INVALID_PRICE
     reason = _quantity(limits, quantity_lots)
@@ -57,7 +58,7 @@ def limit_price(
     else:
         if limits.band_ppm:
             reference = reference_price(state, market, now_us)
-            if reference is not None and abs(price_ticks - reference) > reference * limits.band_ppm // _WHOLE_PPM:
+            if reference is not None and abs(price_ticks - reference) > reference * limits.band_ppm // PPM:
                 return RejectReason.PRICE_OUTSIDE_BAND
         limit = valued = price_ticks
     if valued * quantity_lots * market.quote_units_per_tick_lot < limits.min_notional_units:
@@ -77,7 +78,7 @@ def _quantity(limits: MarketLimits, quantity_lots: int) -> RejectReason | None:
 
 def _bound(limits: MarketLimits, side: int, reference: int, worst: int) -> int:
     """How far a market order goes: the slippage from the reference price, and its own worst price."""
-    slip = reference * limits.slippage_ppm // _WHOLE_PPM
+    slip = reference * limits.slippage_ppm // PPM
     if side == Side.BUY:
         limit = min(reference + slip, MAX_TICKS)
         return min(limit, worst) if worst else limit

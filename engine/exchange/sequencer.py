@@ -58,11 +58,12 @@ class Sequencer:
         if isinstance(command, CutOffCommand):
             raise UsageError("a cut-off is not submitted", next_step="call cut_off(day)")
         ts_us = max(self.engine.last_ts_us, at_us)
+        if ts_us < self._cutoff_us:
+            return self.engine.apply(self.sink.append(command, ts_us))
         events: list[Event] = []
         while ts_us >= self._cutoff_us:
             events.append(self._cut_off())
-        events.extend(self.engine.apply(self.sink.append(command, ts_us)))
-        return events
+        return [*events, *self.engine.apply(self.sink.append(command, ts_us))]
 
     def cut_off(self, day: CloseDate, *, at_us: int | None = None) -> CutOff | None:
         """End a day, durably.

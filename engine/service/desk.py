@@ -12,18 +12,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from engine.clock import from_us, iso_us
+from engine.clock import iso_of_us
 from engine.exchange import commands as cmd
+from engine.exchange.book import BUY
 from engine.exchange.events import (
     Event,
     Marked,
-    OrderAccepted,
     OrderAmended,
     OrderCancelled,
     OrderReduced,
     Rejected,
     RejectReason,
-    Side,
     Trade,
     Transfer,
     TransferKind,
@@ -50,6 +49,8 @@ from engine.service.scales import Scales
 
 Reply = dict[str, Any]
 _REMEMBERED = 1_000
+_MARKET = cmd.TimeInForce.MARKET
+_TIF_WORDS = tuple(TIF_NAMES[tif] for tif in cmd.TimeInForce)
 NOBODY = 0
 NOWHERE = 0
 """Numbers that no account and no market ever has: what is journalled for a name that nobody knows."""
@@ -126,11 +127,16 @@ class Desk:
 
     def _placed(self, market: Market, command: cmd.NewOrder, events: list[Event]) -> Reply:
         """What became of an accepted order."""
-        accepted = next(event for event in events if isinstance(event, OrderAccepted))
-        fills = [event for event in events if isinstance(event, Trade)]
-        filled = sum(fill.quantity_lots for fill in fills)
+        filled, cancelled = 0, False
+        for event in events:
+            if isinstance(event, Trade):
+                filled += event.quantity_lots
+            elif isinstance(event, OrderCancelled):
+                cancelled = True
         left = command.quantity_lots - filled
-        if any(isinstance(event, OrderCancelled) for event in events):
+        # An order's number is its sequence.
+        order_id = self.sequencer.engine.last_seq
+        if cancelled:
             status = "cancelled"
         elif left:
             status = "partially_filled" if filled else "open"
@@ -138,21 +144,21 @@ class Desk:
             status = "filled"
         scales = self.scales
         return {
-            "orderId": str(accepted.order_id),
+            "orderId": str(order_id),
             "clientOrderId": command.reference,
             "userId": scales.name(command.account),
             "symbol": market.symbol,
-            "side": "buy" if command.side == Side.BUY else "sell",
-            "type": "market" if command.tif == cmd.TimeInForce.MARKET else "limit",
-            "timeInForce": TIF_NAMES[command.tif],
+            "side": "buy" if command.side == BUY else "sell",
+            "type": "market" if command.tif == _MARKET else "limit",
+            "timeInForce": _TIF_WORDS[command.tif],
             "price": scales.price(market, command.price_ticks) if command.price_ticks else None,
             "quantity": scales.quantity(market, command.quantity_lots),
             "filledQuantity": scales.quantity(market, filled),
             "remainingQuantity": scales.quantity(market, left),
             "status": status,
-            "trades": self._fills(market, events),
-            "sequence": accepted.engine_seq,
-            "timestamp": iso_us(from_us(self.sequencer.engine.last_ts_us)),
+            "trades": self._fills(market, events) if filled else [],
+            "sequence": order_id,
+            "timestamp": iso_of_us(self.sequencer.engine.last_ts_us),
         }
 
     def _fills(self, market: Market, events: list[Event]) -> list[Reply]:
@@ -324,7 +330,10 @@ def balance_text(scales: Scales, account: int, asset: int, row: list[int] | None
 
 
 def _rejection(events: list[Event]) -> Rejected | None:
-    return next((event for event in events if isinstance(event, Rejected)), None)
+    for event in events:
+        if isinstance(event, Rejected):
+            return event
+    return None
 
 
 def _error(rejected: Rejected) -> Reply:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from engine import clock
 from engine.clock import from_day_number, to_us
@@ -30,14 +30,14 @@ _QUICK_S = 0.0004
 """A disk that takes less is waited for: the way to a thread and back takes 0.1 to 0.2 ms itself."""
 _FEW = 4
 """Messages of a group that is waited for so: beside a larger one there are others to read meanwhile."""
-_REMEMBERED = 0.98
-"""What is left from commit to commit of the longest time: after a slow one it is the thread's for a hundred or more."""
+_WEIGHT = 0.1
+"""What a commit counts in the usual time. One slow commit says little of the next, and sent to the thread for it those
+would be slower; where every commit is slow, the thread has them after a few."""
 
 Answer = Callable[[Reply], Awaitable[None]]
 
 
-@dataclass(frozen=True, slots=True)
-class Waiting:
+class Waiting(NamedTuple):
     """A message in the queue, read, or why it cannot be; and how to answer it."""
 
     subject: str
@@ -76,7 +76,7 @@ class GroupCommitter:
         self._wake = asyncio.Event()
         self._closing = False
         self.failed: ComplineError | None = None
-        self._slow_s = _QUICK_S
+        self._usual_s = _QUICK_S
 
     def put(self, subject: str, data: bytes, answer: Answer, *, limit: int = QUEUE_LIMIT) -> bool:
         """Queue a message; false where so many wait already, and then it is the caller's to answer."""
@@ -121,7 +121,11 @@ class GroupCommitter:
             except ComplineError as error:
                 self.failed = error
                 raise
-            await self._answer(group, replies)
+            try:
+                await self._answer(group, replies)
+            finally:
+                # After the answers: whoever hears of it begins to settle and tell, on the same processors.
+                self._tell_committed(self.committed_seq)
             if self._closing:
                 self._wake.set()
 
@@ -164,15 +168,14 @@ class GroupCommitter:
     async def _commit(self, messages: int) -> None:
         sequencer = self._desk.sequencer
         started = time.perf_counter()
-        if messages <= _FEW and self._slow_s < _QUICK_S:
+        if messages <= _FEW and self._usual_s < _QUICK_S:
             sequencer.commit()
         else:
             await asyncio.get_running_loop().run_in_executor(None, sequencer.commit)
         took_s = time.perf_counter() - started
-        self._slow_s = max(took_s, self._slow_s * _REMEMBERED)
+        self._usual_s += _WEIGHT * (min(took_s, 2 * _QUICK_S) - self._usual_s)
         self._metrics.commit.observe(took_s)
         self.committed_seq = sequencer.engine.last_seq
-        self._tell_committed(self.committed_seq)
 
     async def _answer(self, group: list[Waiting], replies: list[Reply]) -> None:
         for one, reply in zip(group, replies, strict=True):

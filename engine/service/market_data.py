@@ -15,7 +15,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from engine.clock import from_us, iso_us
+from engine.clock import iso_of_us
 from engine.exchange.codec import JournalRecord
 from engine.exchange.engine import ExchangeEngine
 from engine.exchange.events import (
@@ -172,7 +172,7 @@ class MarketData:
             "quantity": self._scales.quantity(market, trade.quantity_lots),
             "takerSide": "buy" if trade.taker_side == Side.BUY else "sell",
             "sequence": trade.engine_seq,
-            "timestamp": iso_us(from_us(trade.sequenced_us)),
+            "timestamp": iso_of_us(trade.sequenced_us),
         }
         best = {
             name: self._scales.price(market, order.price) if order is not None else None

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from engine.errors import InputError
 from engine.exchange.commands import TimeInForce
@@ -32,6 +32,10 @@ _NAME = re.compile(r"[a-z0-9-]{1,64}")
 _SYMBOL = re.compile(r"[A-Z0-9][A-Z0-9._-]{0,31}")
 _REFERENCE = re.compile(r"[!-~]{1,64}")
 _DIGITS = re.compile(r"[0-9]{1,20}")
+_OUTER, _NOTHING = frozenset({"userId", "order"}), frozenset[str]()
+_ORDER = frozenset({"symbol", "side", "type", "quantity"})
+_ORDER_MAY = frozenset({"price", "timeInForce", "clientOrderId", "postOnly"})
+_TYPES = {"limit": False, "market": True}
 _SIDES = {"buy": Side.BUY, "sell": Side.SELL}
 _TIMES = {"gtc": TimeInForce.GTC, "ioc": TimeInForce.IOC, "fok": TimeInForce.FOK, "post_only": TimeInForce.POST_ONLY}
 TIF_NAMES = {tif: name.upper() for name, tif in _TIMES.items()} | {TimeInForce.MARKET: "IOC"}
@@ -50,8 +54,7 @@ class RefusedMessageError(InputError):
         super().__init__(what, rule="a message is one JSON object of known fields", next_step="correct the message")
 
 
-@dataclass(frozen=True, slots=True)
-class OrderRequest:
+class OrderRequest(NamedTuple):
     """An order as its user says it; `price` is None for a market order without a worst price."""
 
     user: str | int
@@ -152,12 +155,12 @@ def parse_order(data: bytes) -> OrderRequest:
     Raises:
         RefusedMessageError: it is anything but an order.
     """
-    outer = _object(data, {"userId", "order"}, set())
+    outer = _object(data, _OUTER, _NOTHING)
     order = outer["order"]
     if not isinstance(order, dict):
         _refuse("invalid_field", "order is not an object")
-    _check_fields(order, {"symbol", "side", "type", "quantity"}, {"price", "timeInForce", "clientOrderId", "postOnly"})
-    kind = _word(order, "type", {"limit": False, "market": True})
+    _check_fields(order, _ORDER, _ORDER_MAY)
+    kind = _word(order, "type", _TYPES)
     tif = _time_in_force(order, at_market=kind)
     price = order.get("price")
     if price is None and not kind:
@@ -277,7 +280,7 @@ PARSERS: dict[str, Callable[[bytes], Request]] = {
 by the database, where two people and caps stand before it."""
 
 
-def _object(data: bytes, required: set[str], optional: set[str]) -> dict[str, Any]:
+def _object(data: bytes, required: Set[str], optional: Set[str]) -> dict[str, Any]:
     """One JSON object with these fields, each once.
 
     Raises:
@@ -287,8 +290,7 @@ def _object(data: bytes, required: set[str], optional: set[str]) -> dict[str, An
         _refuse("oversized", f"more than {MAX_MESSAGE_BYTES} bytes")
     try:
         # As text: of bytes, json guesses the encoding, and takes what is no UTF-8.
-        text = data.decode()
-        value = json.loads(text, object_pairs_hook=_once, parse_float=_no_number, parse_constant=_no_number)
+        value = _JSON.decode(data.decode())
     except RefusedMessageError:
         raise
     except (ValueError, RecursionError) as error:
@@ -310,8 +312,14 @@ def _no_number(text: str) -> NoReturn:
     _refuse("invalid_field", f"{text[:40]}: amounts are decimal strings")
 
 
-def _check_fields(value: dict[str, Any], required: set[str], optional: set[str]) -> None:
+# What json.loads would make anew for each message.
+_JSON = json.JSONDecoder(object_pairs_hook=_once, parse_float=_no_number, parse_constant=_no_number)
+
+
+def _check_fields(value: dict[str, Any], required: Set[str], optional: Set[str]) -> None:
     there = value.keys()
+    if there == required:
+        return
     if unknown := there - required - optional:
         _refuse("unknown_field", f"unknown field {sorted(unknown)[0][:40]!r}")
     if missing := required - there:

@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from engine.clock import from_day_number, from_us, iso_us
+from engine.clock import from_day_number, iso_of_us
 from engine.events.ordered_publisher import Outgoing
 from engine.exchange import commands as cmd
 from engine.exchange.codec import JournalRecord
@@ -105,7 +105,7 @@ class Teller:
         return {
             "userId": self._scales.name(account),
             "sequence": record.seq,
-            "timestamp": iso_us(from_us(record.ts_us)),
+            "timestamp": iso_of_us(record.ts_us),
         }
 
     def _order(self, record: JournalRecord, command: cmd.NewOrder, order_id: str | None) -> dict[str, Any]:
@@ -154,7 +154,7 @@ class Teller:
             "feeAsset": self._engine.registry.assets[market.quote].symbol,
             "sequence": trade.engine_seq,
             "closeDate": from_day_number(trade.close_day).isoformat(),
-            "timestamp": iso_us(from_us(trade.sequenced_us)),
+            "timestamp": iso_of_us(trade.sequenced_us),
         }
 
     def _filled(self, record: JournalRecord, events: list[Event]) -> Iterator[_Told]:

@@ -23,7 +23,7 @@ def plain(units: int, decimals: int) -> str:
     if units < 0:
         return "-" + plain(-units, decimals)
     whole, rest = divmod(units, 10**decimals)
-    return f"{whole}.{rest:0{decimals}d}".rstrip("0") if rest else str(whole)
+    return f"{whole}.{str(rest).rjust(decimals, '0').rstrip('0')}" if rest else str(whole)
 
 
 class Scales:

@@ -51,6 +51,7 @@ CUSTODY = (
 )
 WHO = "exchange.who"
 Talk = Callable[[str], None]
+_JSON = json.JSONEncoder(separators=(",", ":"))
 
 
 @dataclass(frozen=True)
@@ -181,7 +182,7 @@ class ExchangeService:
 
     async def _arrived(self, subject: str, data: bytes, respond: Respond) -> None:
         async def answer(reply: Reply) -> None:
-            await respond(json.dumps(reply, separators=(",", ":")).encode())
+            await respond(_JSON.encode(reply).encode())
 
         # What is too long is refused by its length: the rest of it needs no room in the queue.
         if not self._committer.put(subject, data[: MAX_MESSAGE_BYTES + 1], answer):

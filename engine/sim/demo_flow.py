@@ -14,7 +14,7 @@ from datetime import timedelta
 from engine.clock import CloseDate, to_us
 from engine.exchange import commands as cmd
 from engine.exchange.events import Event, OrderAccepted, Side, Trade
-from engine.exchange.fills import lock_units
+from engine.exchange.locks import lock_units
 from engine.exchange.sequencer import Sequencer
 from engine.sim.demo_world import ASSETS, MAKER_FUNDS, MARKETS, QTRA, USDT, USER_FUNDS, DemoConfig
 

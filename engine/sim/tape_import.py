@@ -20,8 +20,8 @@ from engine.errors import GateError, InputError
 from engine.exchange import commands as cmd
 from engine.exchange.engine import ExchangeEngine
 from engine.exchange.events import Event, Rejected, Side, Trade
-from engine.exchange.fills import lock_units
 from engine.exchange.journal import JournalReader, journal_path
+from engine.exchange.locks import lock_units
 from engine.exchange.sequencer import Sequencer
 from engine.sim.specs import ASSET_IDS, DECIMALS, STREAMS, StreamSpec
 from engine.sim.tape import Print

@@ -316,7 +316,8 @@ class Settler:
 
     def _days(self, batch: Batch) -> set[date]:
         """Every close date that the events belong to, and the one after each cut-off."""
-        numbers = {e.close_day for e in batch.plain if hasattr(e, "close_day")} | set(map(_CLOSE_DAY, batch.trades))
+        numbers = {day for e in batch.plain if (day := getattr(e, "close_day", None)) is not None}
+        numbers |= set(map(_CLOSE_DAY, batch.trades))
         after = {from_day_number(e.close_day) + timedelta(days=1) for e in batch.plain if isinstance(e, CutOff)}
         return {from_day_number(number) for number in numbers} | after
 

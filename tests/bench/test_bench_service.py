@@ -6,6 +6,7 @@ import asyncio
 import gc
 import json
 import os
+import random
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
@@ -28,7 +29,7 @@ pytestmark = pytest.mark.bench
 RUNS = 5
 ORDERS = 4_000
 FLIGHTS = ((1, 500), (8, 2_000), (32, 4_000), (128, 8_000))
-RATES = (1_000, 4_000, 8_000)
+RATES = (1_000, 2_000, 4_000, 8_000)
 
 
 @pytest.fixture
@@ -106,59 +107,84 @@ def test_orders_over_request_reply(own_service: Served, capsys: pytest.CaptureFi
     own_service.settled()
 
 
+Load = Callable[[GroupCommitter, list[float]], Awaitable[None]]
+MESSAGES = [message(number) for number in range(16)]
+
+
+async def acknowledged(committer: GroupCommitter, number: int, took: list[float]) -> None:
+    """Send one message and wait for its reply."""
+    done: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+
+    async def answer(reply: Reply) -> None:
+        done.set_result(reply)
+
+    started = time.perf_counter()
+    assert committer.put("orders.submit", MESSAGES[number % 16], answer)
+    assert (await done)["success"]
+    took.append(time.perf_counter() - started)
+
+
+async def in_flight(users: int, count: int, committer: GroupCommitter, took: list[float]) -> None:
+    """So many users, each of whom sends the next message when the last one is answered."""
+    numbers = iter(range(count))
+
+    async def one() -> None:
+        for number in numbers:
+            await acknowledged(committer, number, took)
+
+    await asyncio.gather(*(one() for _ in range(users)))
+
+
+async def at_rate(rate: int, count: int, committer: GroupCommitter, took: list[float]) -> None:
+    """Messages that come by chance, whatever becomes of those before; their time begins in the thread that sends."""
+    loop, chance = asyncio.get_running_loop(), random.Random(rate)
+    everyone: asyncio.Future[None] = loop.create_future()
+
+    def arrived(number: int, started: float) -> None:
+        async def answer(reply: Reply) -> None:
+            assert reply["success"]
+            took.append(time.perf_counter() - started)
+            if len(took) == count:
+                everyone.set_result(None)
+
+        assert committer.put("orders.submit", MESSAGES[number % 16], answer)
+
+    def send() -> None:
+        due = time.perf_counter()
+        for number in range(count):
+            due += chance.expovariate(rate)
+            time.sleep(max(0.0, due - time.perf_counter()))
+            loop.call_soon_threadsafe(arrived, number, time.perf_counter())
+
+    sender = loop.run_in_executor(None, send)
+    await everyone
+    await sender
+
+
+async def served(sequencer: Sequencer, load: Load) -> list[float]:
+    """How long each message of a load took."""
+    took: list[float] = []
+    committer = GroupCommitter(Desk(sequencer), Metrics(), lambda seq: None)
+    running = asyncio.create_task(committer.run())
+    await load(committer, took)
+    committer.close()
+    await running
+    return took
+
+
 def test_durable_acknowledgement_beside_fsync(own_service: Served, capsys: pytest.CaptureFixture[str]) -> None:
-    """Callers are in the same process and thread, so their own time is in each figure.
+    """Callers are in the same process, so their own time is in each figure.
 
     With so many in flight, always, a message waits for all the others: that is the time of a message by their number,
-    whatever the disk does. At a rate, it waits for those that came just before it.
+    whatever the disk does. At a rate it waits for those that came just before it.
     """
     card = own_service.book.opened.card
     directory = own_service.directory
-    messages = [message(number) for number in range(16)]
     # As the service does; and here everything that pytest holds.
     gc.collect()
     gc.freeze()
 
-    async def served(
-        sequencer: Sequencer, load: Callable[[GroupCommitter, list[float]], Awaitable[None]]
-    ) -> list[float]:
-        took: list[float] = []
-        committer = GroupCommitter(Desk(sequencer), Metrics(), lambda seq: None)
-        running = asyncio.create_task(committer.run())
-        await load(committer, took)
-        committer.close()
-        await running
-        return took
-
-    async def acknowledged(committer: GroupCommitter, number: int, took: list[float]) -> None:
-        done: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-
-        async def answer(reply: Reply) -> None:
-            done.set_result(reply)
-
-        started = time.perf_counter()
-        assert committer.put("orders.submit", messages[number % 16], answer)
-        assert (await done)["success"]
-        took.append(time.perf_counter() - started)
-
-    async def in_flight(users: int, count: int, committer: GroupCommitter, took: list[float]) -> None:
-        numbers = iter(range(count))
-
-        async def one() -> None:
-            for number in numbers:
-                await acknowledged(committer, number, took)
-
-        await asyncio.gather(*(one() for _ in range(users)))
-
-    async def at_rate(rate: int, count: int, committer: GroupCommitter, took: list[float]) -> None:
-        started, tasks = time.perf_counter(), []
-        while len(tasks) < count:
-            due = min(count, int((time.perf_counter() - started) * rate))
-            tasks += [asyncio.create_task(acknowledged(committer, n, took)) for n in range(len(tasks), due)]
-            await asyncio.sleep(0.0005)
-        await asyncio.gather(*tasks)
-
-    def measured(name: str, group: int, load: Callable[[GroupCommitter, list[float]], Awaitable[None]]) -> str:
+    def measured(name: str, group: int, load: Load) -> str:
         ratios = []
         for _ in range(RUNS):
             before = fsync_seconds(directory, 300, RECORD_BYTES * group)
@@ -179,7 +205,7 @@ def test_durable_acknowledgement_beside_fsync(own_service: Served, capsys: pytes
     rule = card.policy.cutoff_rule
     with open_exchange(directory, first_day=card.book.first_day, cutoff_rule=rule) as sequencer:
         lines = [measured(f"{n} in flight", n, partial(in_flight, n, count)) for n, count in FLIGHTS]
-        lines += [measured(f"{rate:,} a second", 4, partial(at_rate, rate, rate // 2)) for rate in RATES]
+        lines += [measured(f"{rate:,} a second", 4, partial(at_rate, rate, rate)) for rate in RATES]
     with capsys.disabled():
         print(
             f"\ndurable acknowledgement, in process, group commit, load {os.getloadavg()[0]:.1f}:\n" + "\n".join(lines)

@@ -322,7 +322,7 @@ def test_trade_settled_with_another_payload_is_refused_naming_both(
 ) -> None:
     groups, settler = stream
     trade = next(e for e in flat(groups) if isinstance(e, Trade))
-    altered = replace(trade, **{name: getattr(trade, name) + by for name, by in change.items()})
+    altered = trade._replace(**{name: getattr(trade, name) + by for name, by in change.items()})
     before, posting = (
         counts(settled),
         settled.value("SELECT posting_no FROM exchange.trades WHERE trade_id = %s", trade.trade_id),
@@ -343,8 +343,8 @@ def test_trade_settled_with_another_payload_is_refused_naming_both(
 def test_taker_side_and_parties_of_a_settled_trade_cannot_change(settled: BookUnderTest, stream: Stream) -> None:
     groups, settler = stream
     trade = next(e for e in flat(groups) if isinstance(e, Trade))
-    swapped = replace(trade, maker_account=trade.taker_account, taker_account=trade.maker_account)
-    turned = replace(trade, taker_side=Side(1 - trade.taker_side))
+    swapped = trade._replace(maker_account=trade.taker_account, taker_account=trade.maker_account)
+    turned = trade._replace(taker_side=Side(1 - trade.taker_side))
     for altered in (swapped, turned):
         rewind(settled, trade.engine_seq - 1)
         with settled.app() as connection, pytest.raises(LedgerRefusedError, match="same trade id, same payload"):
@@ -400,7 +400,9 @@ def test_refusal_of_one_event_undoes_the_whole_batch(empty: BookUnderTest, strea
     groups, settler = stream
     events = flat(groups)
     position = max(n for n, e in enumerate(events) if isinstance(e, Trade))
-    poor = replace(events[position], quote_units=10**24, base_units=10**24)  # type: ignore[type-var]
+    trade = events[position]
+    assert isinstance(trade, Trade)
+    poor = trade._replace(quote_units=10**24, base_units=10**24)
     with empty.app() as connection, pytest.raises(psycopg.errors.CheckViolation, match="not_negative"):
         settler().settle(connection, [*events[:position], poor, *events[position + 1 :]])
     assert counts(empty)[:3] == (0, 0, 0)

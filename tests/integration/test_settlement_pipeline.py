@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import psycopg
@@ -196,7 +195,7 @@ def test_refused_batch_leaves_those_before_it_and_takes_none_after_it(
 ) -> None:
     (groups, registry), book, seen = stream, make_book(None), list[int]()
     at = next(n for n in range(len(groups) // 2, len(groups)) if any(isinstance(e, Trade) for e in groups[n]))
-    poor = [replace(e, base_units=10**30) if isinstance(e, Trade) else e for e in groups[at]]
+    poor = [e._replace(base_units=10**30) if isinstance(e, Trade) else e for e in groups[at]]
     with book.app() as connection:
         with pytest.raises(ComplineError, match="would be negative"), typed_errors():
             settle_all(connection, Settler(registry), [*groups[:at], poor, *groups[at + 1 :]], seen.append)

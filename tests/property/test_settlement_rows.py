@@ -162,7 +162,7 @@ def one_trade(**changes: object) -> tuple[list[Trade], Registry]:
     registry.assets.update({1: Asset(1, "USDT", 6), 2: Asset(2, "BTC", 8)})
     registry.markets[1] = Market(1, "BTC-USDT", 2, 1, 10_000, 1)
     registry.accounts.update({1: Account(1, "alice"), 2: Account(2, "bob")})
-    values: dict[str, object] = dict.fromkeys(Trade.__dataclass_fields__, 1) | {"taker_account": 2} | changes
+    values: dict[str, object] = dict.fromkeys(Trade._fields, 1) | {"taker_account": 2} | changes
     return [Trade(**values)], registry  # type: ignore[arg-type]
 
 

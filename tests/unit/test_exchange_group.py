@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-import time
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -118,11 +117,23 @@ def test_cut_off_is_journalled_when_it_comes_though_nobody_trades(tmp_path: Path
     assert (cut.seq, cut.ts_us) == (last, to_us(RULE.instant(FIRST)))
 
 
+class FakeTime:
+    """A clock that goes as far as a commit takes."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+
 def test_slow_disk_is_waited_for_in_a_thread_and_a_quick_one_by_the_loop_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    quick, slow = 0.0001, 0.1
+    takes = [*[quick] * 6, slow, *[quick] * 6, *[slow] * 8, *[quick] * 30]
     by_loop: list[bool] = []
-    slow = [5]
+    clock = FakeTime()
 
     async def work(sequencer: Sequencer) -> None:
         committer = GroupCommitter(Desk(sequencer), Metrics(), lambda seq: None, lambda: OPENS + 1)
@@ -130,15 +141,14 @@ def test_slow_disk_is_waited_for_in_a_thread_and_a_quick_one_by_the_loop_itself(
         commit = sequencer.commit
 
         def watched() -> None:
+            clock.now += takes[len(by_loop)]
             by_loop.append(threading.current_thread() is threading.main_thread())
-            if len(by_loop) in slow:
-                time.sleep(0.1)
             commit()
 
         monkeypatch.setattr(sequencer, "commit", watched)
-        monkeypatch.setattr(group, "_QUICK_S", 0.05)
+        monkeypatch.setattr(group, "time", clock)
         running = asyncio.create_task(committer.run())
-        for _ in range(8):
+        for _ in takes:
             done = asyncio.Event()
 
             async def answer(reply: Reply, done: asyncio.Event = done) -> None:
@@ -146,10 +156,32 @@ def test_slow_disk_is_waited_for_in_a_thread_and_a_quick_one_by_the_loop_itself(
 
             assert committer.put("orders.submit", message, answer)
             await done.wait()
+        # The group that is left when it closes is empty, and committed like any other.
+        takes.append(quick)
         committer.close()
         await running
 
     with start(tmp_path) as sequencer:
         asyncio.run(work(sequencer))
-    assert by_loop[1:5] == [True] * 4, "a disk that was quick so far"
-    assert by_loop[5:8] == [False] * 3, "one that has just been slow"
+    assert by_loop[1:14] == [True] * 13, "one slow commit among quick ones changes nothing"
+    assert by_loop[19:21] == [False] * 2, "where each is slow, the loop reads on meanwhile"
+    assert by_loop[-10:] == [True] * 10, "and the disk is trusted again once it is quick"
+
+
+def test_followers_are_told_after_the_replies_left(tmp_path: Path) -> None:
+    order: list[str] = []
+
+    async def work(sequencer: Sequencer) -> None:
+        committer = GroupCommitter(Desk(sequencer), Metrics(), lambda seq: order.append("told"), lambda: OPENS + 1)
+
+        async def answer(reply: Reply) -> None:
+            order.append("answered")
+
+        for _ in range(3):
+            assert committer.put("orders.submit", json.dumps({"userId": "u-1", "order": ORDER}).encode(), answer)
+        committer.close()
+        await committer.run()
+
+    with start(tmp_path) as sequencer:
+        asyncio.run(work(sequencer))
+    assert order[:4] == [*["answered"] * 3, "told"]
