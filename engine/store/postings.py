@@ -6,8 +6,9 @@ What does not: deciding legs (see `engine.exchange.postings`, `engine.steps`), a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import date
 
 import psycopg
 
@@ -71,6 +72,14 @@ def copied(connection: psycopg.Connection, target: str, blocks: Iterable[bytes |
                 copy.write(block[start : start + _WRITE])
         copy.write(TRAILER)
         yield
+
+
+def legs_of(dates: Collection[date]) -> str:
+    """The table that legs of these close dates are written to: the partition of one date, all of them otherwise."""
+    if len(dates) != 1:
+        return "ledger.ledger_entries"
+    (only,) = dates
+    return f"ledger.ledger_entries_{only:%Y%m%d}"
 
 
 def reserve(connection: psycopg.Connection, how_many: int) -> int:

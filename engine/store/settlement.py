@@ -106,11 +106,12 @@ class Settler:
             since = enter(connection) if before is None else follow(connection, before)
             if np.any(batch.sequences <= since):
                 batch = self.prepare([event for event in batch.events if event.engine_seq > since])
-            flight = Flight(connection, batch.plain, self.registry, since, 0 if before is None else 1 - before.slot)
+            slot = 0 if before is None else 1 - before.slot
+            flight = Flight(connection, batch.plain, self.registry, since, slot, before)
             flight.done.last_seq = since
             if batch.events:
                 refuse_disorder(batch)
-                flight.done.last_seq = batch.events[-1].engine_seq
+                flight.takes_off(batch.events[-1].engine_seq)
                 flight.opens = self._register(connection, batch, before)
                 self._post(flight, batch, before)
             flight.transaction = transaction.pop_all()
@@ -165,7 +166,10 @@ class Settler:
         if arrays is not None:
             ids = arrays.ids(self.names, lambda pairs: self._account_ids(connection, pairs, before))
             made = (arrays.leg_rows(ids),)
-        target = f"ledger.ledger_entries ({rows_of.LEG_COLUMNS})"
+        dates = {journal.close_date for _, journal in others}
+        if arrays is not None:
+            dates.update(map(from_day_number, arrays.days()))
+        target = f"{postings.legs_of(dates)} ({rows_of.LEG_COLUMNS})"
         flight.legs.enter_context(postings.copied(connection, target, chain(made, leg_rows)))
 
     def _account_ids(self, connection: psycopg.Connection, pairs: list[Pair], before: Flight | None) -> list[int]:

@@ -1,16 +1,13 @@
 """A batch of trades as arrays, and their rows for binary COPY out of compiled loops.
 
-What belongs here: from trades to columns, names and legs; the buffers that kernels fill.
-What does not: the loops (see `engine.exchange.kernels.settlement_rows`), single rows (see `settlement_rows`).
+What belongs here: names and legs of trades; the buffers that kernels fill. What does not: reading columns (see
+`settlement_columns`), the loops (see `engine.exchange.kernels.settlement_rows`), single rows (see `settlement_rows`).
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import chain, pairwise
-from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -24,6 +21,8 @@ from engine.exchange.kernels.copy_fields import GROUPS, LIMBS
 from engine.exchange.postings import journal_of
 from engine.exchange.state import Registry
 from engine.ledger.journal import check_balanced
+from engine.reserves.kernels import sha256
+from engine.store.settlement_columns import columns_of, price_columns
 from engine.store.settlement_names import Names, Pair
 from engine.store.settlement_rows import tick_of
 
@@ -32,29 +31,6 @@ LAST_US = to_us(EPOCH.replace(year=9999))
 """Where the kernels' calendar ends; before 1970 it does not reach either."""
 _INT4 = (kernels.FILL, kernels.DAY, kernels.MAKER_RATE, kernels.TAKER_RATE)
 _TIMES = (kernels.SEQUENCED, kernels.EFFECTIVE)
-_PLAIN = (
-    "trade_id", "trade_id", "engine_seq", "fill_index", "close_day", "sequenced_us", "effective_us", "taker_side",
-    "maker_account", "taker_account", "maker_order_id", "taker_order_id", "maker_rate_ppm", "taker_rate_ppm",
-)  # fmt: skip
-_READ_PLAIN = attrgetter(*_PLAIN)
-_WIDE = tuple(map(attrgetter, ("base_units", "quote_units", "maker_fee_units", "taker_fee_units")))
-
-
-def wide(values: Sequence[int]) -> tuple[Array, Array]:
-    """Integers as signed upper and unsigned lower halves.
-
-    Raises:
-        OverflowError: one is 2^127 or more, or -2^127 or less.
-    """
-    try:
-        small = np.array(values, dtype=np.int64)
-    except OverflowError:
-        halves = np.frombuffer(b"".join([v.to_bytes(16, "little", signed=True) for v in values]), dtype="<u8")
-        lower, upper = halves[0::2].copy(), halves[1::2].astype(np.int64)
-        if np.any((upper == np.iinfo(np.int64).min) & (lower == 0)):
-            raise OverflowError("-2^127 has no opposite") from None
-        return upper, lower
-    return small >> 63, small.astype(np.uint64)
 
 
 @dataclass(slots=True)
@@ -88,6 +64,12 @@ class TradeArrays:
     def number(self, postings: Array) -> None:
         """Give each trade the posting number of its journal."""
         self.plain[:, kernels.POSTING] = postings
+
+    def days(self) -> list[int]:
+        """The close dates that trades are of, as days since 1970."""
+        days = self.plain[:, kernels.DAY]
+        # In the engine's order, in which days do not go back.
+        return [int(days[0])] if days[0] == days[-1] and not np.any(np.diff(days)) else np.unique(days).tolist()
 
     def ids(self, names: Names, find: Callable[[list[Pair]], list[int]]) -> Array:
         """The account of every leg, int64[trades, LEGS]; of those that `names` does not know, as `find` says.
@@ -148,9 +130,9 @@ class TradeArrays:
             self._texts, self._ends, np.empty(kernels.LEGS * line, np.uint8), np.empty(kernels.LEGS + 1, np.int64),
             np.empty(kernels.LEGS, np.int64), *self._scratch,
         )  # fmt: skip
-        view, sha256 = out.data, hashlib.sha256
-        hashed = b"".join([sha256(view[a:b]).digest() for a, b in pairwise([0, *ends.tolist()])])
-        return np.frombuffer(hashed, np.uint8).reshape(-1, 32)
+        hashed, scratch = np.empty((len(self.plain), 32), np.uint8), sha256.new_scratch()
+        sha256.hash_texts(sha256.block_address(), scratch, scratch.view(np.uint32), out, ends, hashed)
+        return hashed
 
     def _filled(self, row_bytes: int, fill: Callable[[Array], int]) -> memoryview:
         # Not touched is not resident: the bound on a row costs address space only.
@@ -171,14 +153,11 @@ def arrays_of(trades: Sequence[Trade], registry: Registry, names: Names) -> Trad
         LedgerRefusedError: a trade of no base or no quote units.
         ValueError: a name that is not printable ASCII.
     """
-    # A tuple a trade, one at a time: no list of them that the garbage collector would walk.
-    numbers = chain.from_iterable(map(_READ_PLAIN, trades))
-    plain = np.fromiter(numbers, np.int64, len(trades) * len(_PLAIN)).reshape(-1, len(_PLAIN))
+    plain, upper, lower = columns_of(trades)
     small, times = plain[:, _INT4], plain[:, _TIMES]
     if np.any(small != small.astype(np.int32)) or np.any((times < 0) | (times >= LAST_US)):
         raise OverflowError("an index, a day, a rate or a time beyond its column")
-    market_of = np.fromiter((trade.market for trade in trades), np.int64, len(trades))
-    numbers_of, rows = np.unique(market_of, return_inverse=True)
+    numbers_of, rows = np.unique(plain[:, kernels.MARKET], return_inverse=True)
     place = np.empty((len(trades), 3), np.int64)
     place[:, kernels.AT_MARKET] = rows
     with names.lock:
@@ -190,10 +169,8 @@ def arrays_of(trades: Sequence[Trade], registry: Registry, names: Names) -> Trad
     decimals = np.zeros(count, np.int64)
     decimals[markets[:, kernels.BASE_ASSET]] = markets[:, kernels.BASE_DECIMALS]
     decimals[markets[:, kernels.QUOTE_ASSET]] = markets[:, kernels.QUOTE_DECIMALS]
-    ticks = {market: tick_of(registry.markets[market], registry) for market in numbers_of.tolist()}
-    price = [trade.price_ticks * ticks[trade.market] for trade in trades]
-    halves = [wide(price), *(wide(list(map(read, trades))) for read in _WIDE)]
-    upper, lower = (np.ascontiguousarray(np.stack(side, axis=1)) for side in zip(*halves, strict=True))
+    ticks = [tick_of(registry.markets[market], registry) for market in numbers_of.tolist()]
+    price_columns(trades, upper, lower, rows, ticks)
     _refuse_nothing(trades, upper, lower, registry)
     shape = (len(trades), kernels.LEGS)
     made = TradeArrays(

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from operator import attrgetter, itemgetter
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import numpy as np
 
@@ -78,34 +78,39 @@ def prepare(
         ValueError: a name that is not printable ASCII.
     """
     sequences = np.fromiter(map(_SEQ, events), np.int64, len(events))
-    trades: list[Trade] = []
-    places: list[int] = []
     others: list[tuple[int, Event, Journal]] = []
     plain: list[Event] = []
-    at = 0
-    for event in events:
-        if isinstance(event, Trade):
-            trades.append(event)
-            places.append(at)
-        else:
-            plain.append(event)
-            journal = journal_of(event, registry)
-            if journal is None:
-                continue
-            check_balanced(journal)
-            others.append((at, event, journal))
-        at += 1
+    if set(map(type, events)) <= {Trade}:
+        trades, at = list(cast(Sequence[Trade], events)), len(events)
+        places: Array = np.arange(at)
+    else:
+        trades, at, found = [], 0, list[int]()
+        for event in events:
+            if isinstance(event, Trade):
+                trades.append(event)
+                found.append(at)
+            else:
+                plain.append(event)
+                journal = journal_of(event, registry)
+                if journal is None:
+                    continue
+                check_balanced(journal)
+                others.append((at, event, journal))
+            at += 1
+        places = np.array(found, np.int64)
     decimals = {asset.symbol: asset.decimals for asset in list(registry.assets.values())}
     arrays = None
     if trades:
         try:
             arrays = make_arrays(trades, registry, names)
         except OverflowError:
-            one_by_one = ((n, trade, trade_journal(trade, registry)) for n, trade in zip(places, trades, strict=True))
+            one_by_one = (
+                (n, trade, trade_journal(trade, registry)) for n, trade in zip(places.tolist(), trades, strict=True)
+            )
             others = sorted([*others, *one_by_one], key=itemgetter(0))
         else:
             arrays.hash_journals()
-    return Batch(events, sequences, trades, np.array(places, np.int64), others, plain, at, decimals, arrays)
+    return Batch(events, sequences, trades, places, others, plain, at, decimals, arrays)
 
 
 def trade_journal(trade: Trade, registry: Registry) -> Journal:

@@ -3,9 +3,9 @@
 What belongs here: the turn that settlement's transactions take, and how one ends.
 What does not: what a batch writes (see `settlement`), and which batch goes when (see `settlement_pipeline`).
 
-Two transactions of settlement are open at most. The later one has sent its rows, and no row that others could wait for
-is locked by it: Postgres reads the legs to their end, checks them and moves balances once the earlier has committed.
-So the earlier never waits for the later, and the later commits only from where the earlier left the cursor.
+Two transactions of settlement are open at most. The later one has sent its rows and had them checked, and no row that
+others could wait for is locked by it: the guard on legs moves balances once the earlier has committed. So the earlier
+never waits for the later, and the later commits only from where the earlier left the cursor.
 """
 
 from __future__ import annotations
@@ -24,11 +24,19 @@ from engine.store.account_deposits import settle_deposits
 from engine.store.command_requests import settle_commands
 
 _SLOT = "SELECT pg_advisory_xact_lock(hashtext('ledger.settlement'), %s)"
+_UNDER_WAY = (
+    "SELECT pg_advisory_xact_lock(hashtext('ledger.settles'), %s), set_config('compline.settles_after', %s, true)"
+)
+"""A batch's own lock, by where it ends, and the one of the batch before, which the guard on legs waits for."""
 _HELD = (
     "SELECT FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 2 AND granted AND objid = %s AND pid = %s"
     " AND classid = (hashtext('ledger.settlement')::bigint & 4294967295)::oid"
     " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
 )
+
+
+_KEYS = 0x7FFFFFFF
+"""Locks are numbered by 32-bit integers: the lower bits of a sequence tell a few batches apart."""
 
 
 class OvertakenError(ConflictError):
@@ -59,9 +67,12 @@ class Flight:
         registry: names and scales.
         since: where the cursor stands when the batch before has committed.
         slot: which of the two turns it holds.
+        before: the batch that lands before it, until this one has waited for that.
         opens: whether it opens a day, which nobody else sees before it has landed.
         done: what it will have done.
         landing: set while `land` runs in a thread.
+        told: done once who watches has been told of its landing, after which the batch after it may commit; cancelled
+            where it has not landed or that failed.
     """
 
     connection: psycopg.Connection
@@ -69,22 +80,34 @@ class Flight:
     registry: Registry
     since: int
     slot: int
+    before: Flight | None = None
     opens: bool = False
     done: Settled = field(default_factory=Settled)
     landing: Future[Settled] | None = None
+    told: Future[None] = field(default_factory=Future)
     transaction: ExitStack = field(default_factory=ExitStack)
     legs: ExitStack = field(default_factory=ExitStack)
 
+    def takes_off(self, last_seq: int) -> None:
+        """Say which batch this is, for the one after it, and which one lands before."""
+        self.done.last_seq = last_seq
+        after = "" if self.before is None else str(self.before.done.last_seq & _KEYS)
+        self.connection.execute(_UNDER_WAY, (last_seq & _KEYS, after))
+
     def land(self) -> Settled:
-        """Have the rows checked and balances moved, move the cursor, commit.
+        """Have the rows checked, balances moved once the batch before has landed, and the cursor; commit.
 
         Raises:
             psycopg.Error: the database refuses; nothing of the batch was written.
             OvertakenError: the cursor is not where the batch before left it; the same.
+            CancelledError: the batch before has failed; the same.
         """
         with self.transaction:
             with self.legs:
                 pass
+            before, self.before = self.before, None
+            if before is not None and before.landing is not None:
+                before.told.result()
             settle_deposits(self.connection, self.plain, self.registry)
             settle_commands(self.connection, self.plain)
             moved = self.connection.execute(

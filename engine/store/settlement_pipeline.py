@@ -63,27 +63,28 @@ class _Pipeline:
         self._two: psycopg.Connection | None = None
         self._settler = settler
         self._progress = progress
-        self._thread = ThreadPoolExecutor(1, "settlement-lands")
-        self._landing: Flight | None = None
+        self._threads = ThreadPoolExecutor(2, "settlement-lands")
+        self._landing: list[Flight] = []
         self.total = Settled()
 
     def settle(self, batch: Batch) -> None:
-        """Send a batch; it lands once the batch before has.
+        """Send a batch and have it checked; it lands once the batch before has, which is waited for.
 
         Raises:
             Exception: what the batch before or this one is refused with; nothing of the one refused was written.
         """
         flight = self._send(batch)
-        try:
-            self.finish()
-        except BaseException:
-            flight.give_up()
-            raise
-        self._landing = flight
-        flight.landing = self._thread.submit(flight.land)
+        flight.landing = self._threads.submit(flight.land)
+        self._landing.append(flight)
+        if len(self._landing) > 1:
+            try:
+                self._finish()
+            except BaseException:
+                self._give_up(flight)
+                raise
 
     def _send(self, batch: Batch) -> Flight:
-        before = self._landing
+        before = self._landing[-1] if self._landing else None
         if before is not None and before.landing is not None and not before.landing.done():
             try:
                 return self._settler.send(self._beside(before), batch, before)
@@ -104,41 +105,55 @@ class _Pipeline:
         return self._two
 
     def finish(self) -> None:
-        """Wait until the last batch has landed.
+        """Wait until all batches under way have landed.
 
         Raises:
-            Exception: what it is refused with.
+            Exception: what one is refused with.
         """
-        flight = self._landing
-        if flight is None or flight.landing is None:
-            return
+        while self._landing:
+            self._finish()
+
+    def _finish(self) -> None:
+        """Wait until the first of the batches under way has landed, and tell of it before the next one commits."""
+        flight = self._landing[0]
         try:
             flight.wait()
+            self.total.trades += flight.done.trades
+            self.total.journals += flight.done.journals
+            self.total.already_there += flight.done.already_there
+            self.total.last_seq = flight.done.last_seq
+            if self._progress:
+                self._progress(flight.done.last_seq)
+            flight.told.set_result(None)
         except BaseException:
+            flight.told.cancel()
             self._settler.forget()
             raise
         finally:
             # Not where a signal ended the waiting: then it is still under way.
-            if flight.landing.done():
-                self._landing = None
-        self.total.trades += flight.done.trades
-        self.total.journals += flight.done.journals
-        self.total.already_there += flight.done.already_there
-        self.total.last_seq = flight.done.last_seq
-        if self._progress:
-            self._progress(flight.done.last_seq)
+            if flight.landing is None or flight.landing.done():
+                self._landing.remove(flight)
+
+    def _give_up(self, flight: Flight) -> None:
+        """Have a batch rolled back whose predecessor has failed: it cannot commit any more, and may wait for a lock."""
+        self._landing.remove(flight)
+        assert flight.landing is not None
+        while not flight.landing.done():
+            with suppress(psycopg.Error):
+                flight.connection.cancel_safe(timeout=2)
+            wait([flight.landing], 0.2)
 
     def __enter__(self) -> _Pipeline:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         try:
-            if (flight := self._landing) is not None and flight.landing is not None:
-                if error is not None and not wait([flight.landing], _PATIENCE_S).done:
+            for flight in self._landing:
+                if error is not None and flight.landing is not None and not wait([flight.landing], _PATIENCE_S).done:
                     with suppress(psycopg.Error):
                         flight.connection.cancel_safe(timeout=2)
-                self.finish()
+            self.finish()
         finally:
-            self._thread.shutdown()
+            self._threads.shutdown()
             if self._two is not None:
                 self._two.close()

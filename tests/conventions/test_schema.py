@@ -101,6 +101,31 @@ def test_every_trigger_is_on(owner: psycopg.Connection) -> None:
     assert [r for r in rows if r[2] not in ("O", b"O")] == []
 
 
+def test_every_partition_that_somebody_may_write_to_has_all_guards_of_its_parent(owner: psycopg.Connection) -> None:
+    """Triggers of a parent do not fire for what is written to a partition itself."""
+    rows = owner.execute(
+        "SELECT i.inhrelid::regclass::text, i.inhparent::regclass::text, EXISTS (SELECT FROM pg_class c, aclexplode("
+        "c.relacl) a WHERE c.oid = i.inhrelid AND a.grantee <> c.relowner AND a.privilege_type <> 'SELECT')"
+        " FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid WHERE c.relkind = 'r'"
+    ).fetchall()
+    written = [(partition, parent) for partition, parent, open_to_others in rows if open_to_others]
+    legs = [partition for partition, parent, _ in rows if parent == "ledger.ledger_entries"]
+    assert sorted(partition for partition, _ in written) == sorted(legs)
+    assert len(legs) >= 4
+    assert len(guards_of(owner, "ledger.ledger_entries")) == 2
+    for partition, parent in written:
+        assert guards_of(owner, partition) == guards_of(owner, parent), partition
+
+
+def guards_of(owner: psycopg.Connection, table: str) -> list[tuple[Any, ...]]:
+    """What of a table's triggers decides whether and what they refuse."""
+    return owner.execute(
+        "SELECT tgname, tgfoid::regprocedure::text, tgtype, tgenabled, tgoldtable, tgnewtable, tgattr::text, tgnargs,"
+        " pg_get_expr(tgqual, tgrelid) FROM pg_trigger WHERE tgrelid = %s::regclass AND NOT tgisinternal ORDER BY 1",
+        (table,),
+    ).fetchall()
+
+
 def test_scale_of_an_asset_is_ten_to_its_decimals_exactly(owner: psycopg.Connection) -> None:
     with owner.transaction(force_rollback=True):
         for places in range(19):

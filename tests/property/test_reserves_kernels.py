@@ -265,3 +265,13 @@ def test_damaged_store_is_refused(tmp_path: Path) -> None:
     subprocess.run(["rm", "-r", str(folder)], check=True)
     with pytest.raises(UncheckedError):
         TreeArena.open(folder)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.one_of(st.binary(max_size=140), st.integers(0, 2_000).map(bytes)), min_size=1, max_size=8))
+@pytest.mark.parametrize("which", [None, BlockFunction.NUMBA])
+def test_texts_of_any_length_are_hashed_as_hashlib_does(which: BlockFunction | None, texts: list[bytes]) -> None:
+    ends, out, scratch = np.cumsum([len(text) for text in texts]), np.zeros((len(texts), 32), np.uint8), new_scratch()
+    joined = np.frombuffer(b"".join(texts) + b"\0", np.uint8).copy()
+    sha_kernels.hash_texts(block_address(which), scratch, scratch.view(np.uint32), joined, ends, out)
+    assert [bytes(row) for row in out] == [hashlib.sha256(text).digest() for text in texts]

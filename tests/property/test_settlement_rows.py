@@ -20,7 +20,8 @@ from engine.exchange.state import Account, Asset, Market, Registry
 from engine.ledger.journal import Journal
 from engine.store import copy_binary
 from engine.store import settlement_rows as rows_of
-from engine.store.settlement_arrays import LAST_US, arrays_of, wide
+from engine.store.settlement_arrays import LAST_US, arrays_of
+from engine.store.settlement_columns import wide
 from engine.store.settlement_names import Names
 from tests.property.examples import examples
 

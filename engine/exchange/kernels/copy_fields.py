@@ -47,6 +47,15 @@ def put_bytes(out: Array, at: int, texts: Array, start: int, end: int) -> int:
     return at
 
 
+@inlined
+def is_opposite(upper: int, lower: int, other_upper: int, other_lower: int) -> bool:
+    """Whether two wide integers are not zero and add up to it."""
+    low, high = unsigned(~lower) + unsigned(1), ~upper
+    if low == unsigned(0):
+        high += signed(1)
+    return bool(low == other_lower and high == other_upper and (upper < 0) != (other_upper < 0))
+
+
 @kernel
 def split_groups(upper: int, lower: int, times: int, limbs: Array, groups: Array) -> int:
     """The magnitude of a wide integer, times 1 to 1,000, as groups of four digits, lowest first; returns how many.
@@ -64,6 +73,15 @@ def split_groups(upper: int, lower: int, times: int, limbs: Array, groups: Array
         high = unsigned(~high)
         if low == unsigned(0):
             high += unsigned(1)
+    if high == unsigned(0) and low <= unsigned(0xFFFFFFFFFFFFFFFF) // unsigned(times):
+        # One machine word, as nearly all amounts are: half the divisions.
+        rest, short = low * unsigned(times), 0
+        while rest != unsigned(0):
+            part = rest // unsigned(10_000)
+            groups[short] = signed(rest - part * unsigned(10_000))
+            rest = part
+            short += 1
+        return short
     mask, half = unsigned(0xFFFFFFFF), unsigned(32)
     limbs[0], limbs[1], limbs[2], limbs[3], limbs[4] = low & mask, low >> half, high & mask, high >> half, unsigned(0)
     if times != 1:

@@ -10,6 +10,7 @@ its maker, its taker, and its market in `names` and `markets`.
 from __future__ import annotations
 
 from engine.exchange.kernels.copy_fields import (
+    is_opposite,
     put_bare,
     put_bytes,
     put_decimal,
@@ -18,10 +19,10 @@ from engine.exchange.kernels.copy_fields import (
     put_numeric,
     put_text,
 )
-from engine.exchange.kernels.jit import Array, kernel, signed, unsigned
+from engine.exchange.kernels.jit import Array, kernel, multiply_high, signed, unsigned
 
 TRADE_ID, POSTING, SEQ, FILL, DAY, SEQUENCED, EFFECTIVE, SIDE = 0, 1, 2, 3, 4, 5, 6, 7
-MAKER, TAKER, MAKER_ORDER, TAKER_ORDER, MAKER_RATE, TAKER_RATE = 8, 9, 10, 11, 12, 13
+MAKER, TAKER, MAKER_ORDER, TAKER_ORDER, MAKER_RATE, TAKER_RATE, MARKET = 8, 9, 10, 11, 12, 13, 14
 PRICE, BASE, QUOTE, MAKER_FEE, TAKER_FEE = 0, 1, 2, 3, 4
 AT_MAKER, AT_TAKER, AT_MARKET = 0, 1, 2
 SYMBOL, BASE_ASSET, QUOTE_ASSET, BASE_DECIMALS, QUOTE_DECIMALS, BASE_FIRST = 0, 1, 2, 3, 4, 5
@@ -31,6 +32,8 @@ BUY, SELL, TRADE, ENGINE, FILL_REASON, ACTOR, CLEARING = 0, 1, 2, 3, 4, 5, 6
 EPOCH_DAYS, EPOCH_US = 10_957, 946_684_800_000_000
 """From 1970 to 2000, which Postgres counts from."""
 LEGS, LONGEST_NUMBER = 8, 40
+SIGN = 8
+"""Where in a NUMERIC field with its length the sign stands."""
 
 
 @kernel
@@ -93,6 +96,28 @@ def put_journals(
 
 
 @kernel
+def make_prices(upper: Array, lower: Array, places: Array, ticks: Array) -> bool:
+    """Multiply prices in ticks by their market's tick; returns whether all fit, else some may be left as they were.
+
+    Args:
+        upper: of wide integers, whose `PRICE` is in ticks.
+        lower: the same.
+        places: of each trade's market in `ticks` (int64).
+        ticks: the price of a tick (uint64).
+    """
+    for t in range(upper.shape[0]):
+        if upper[t, PRICE] != 0:
+            return False
+        tick = ticks[places[t]]
+        high = signed(multiply_high(lower[t, PRICE], tick))
+        if high < 0:
+            return False
+        lower[t, PRICE] *= tick
+        upper[t, PRICE] = high
+    return True
+
+
+@kernel
 def make_legs(
     plain: Array, upper: Array, lower: Array, place: Array, markets: Array,
     parties: Array, assets: Array, leg_upper: Array, leg_lower: Array, how_many: Array,
@@ -148,6 +173,7 @@ def put_legs(
     """Rows of `ledger.ledger_entries`; `decimals` is by name of asset. Returns the bytes written."""
     at = 0
     for t in range(plain.shape[0]):
+        number = 0
         for n in range(how_many[t]):
             asset = assets[t, n]
             at = put_bare(out, at, 2, 5)
@@ -155,7 +181,17 @@ def put_legs(
             at = put_int(out, at, 4, plain[t, DAY] - EPOCH_DAYS)
             at = put_int(out, at, 8, account_ids[t, n])
             at = put_text(out, at, texts, names[asset], names[asset + 1])
-            at = put_numeric(out, at, leg_upper[t, n], leg_lower[t, n], decimals[asset], limbs, groups)
+            before, number = number, at
+            if (
+                n % 2
+                and asset == assets[t, n - 1]
+                and is_opposite(leg_upper[t, n], leg_lower[t, n], leg_upper[t, n - 1], leg_lower[t, n - 1])
+            ):
+                # Who gives and who receives: the same digits, the other sign.
+                at = put_bytes(out, at, out, before, before + 12 + 2 * (out[before + 4] * 256 + out[before + 5]))
+                out[number + SIGN] ^= 0x40
+            else:
+                at = put_numeric(out, at, leg_upper[t, n], leg_lower[t, n], decimals[asset], limbs, groups)
     return at
 
 
@@ -182,14 +218,26 @@ def put_canonical(
         at = put_instant(out, at, plain[t, EFFECTIVE])
         out[at] = 9
         at = put_bytes(out, at + 1, texts, names[ENGINE], names[ENGINE + 1])
-        starts[0] = 0
+        starts[0], digits = 0, 0
         for n in range(how_many[t]):
             party, asset, to = parties[t, n], assets[t, n], starts[n]
             to = put_bytes(lines, to, texts, names[party], names[party + 1])
             lines[to] = 9
             to = put_bytes(lines, to + 1, texts, names[asset], names[asset + 1])
             lines[to] = 9
-            starts[n + 1] = put_decimal(lines, to + 1, leg_upper[t, n], leg_lower[t, n], limbs, groups)
+            to += 1
+            before, digits = digits, to
+            if n % 2 and is_opposite(leg_upper[t, n], leg_lower[t, n], leg_upper[t, n - 1], leg_lower[t, n - 1]):
+                # Who gives and who receives: the same digits, the other sign.
+                if leg_upper[t, n] < 0:
+                    lines[to] = 45
+                    to += 1
+                else:
+                    before += 1
+                to = put_bytes(lines, to, lines, before, starts[n])
+            else:
+                to = put_decimal(lines, to, leg_upper[t, n], leg_lower[t, n], limbs, groups)
+            starts[n + 1] = to
             place = n
             while place > 0 and _before(lines, starts, n, order[place - 1]):
                 order[place] = order[place - 1]

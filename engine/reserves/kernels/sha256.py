@@ -310,6 +310,34 @@ def key_states(block: int, scratch: Array, words: Array, key: Array, at: int, ta
 
 
 @kernel
+def hash_texts(block: int, scratch: Array, words: Array, texts: Array, ends: Array, out: Array) -> None:
+    """The SHA-256 of each of many messages of any length.
+
+    Args:
+        block: address of the block function.
+        scratch: a worker's own.
+        words: the scratch as 32-bit words.
+        texts: the messages, one after the other (uint8).
+        ends: where each ends (int64).
+        out: uint8[messages, 32].
+    """
+    base, state, start = address_of(scratch), STATE_AT // 4, 0
+    source = address_of(texts)
+    for message in range(ends.shape[0]):
+        whole = (ends[message] - start) // BLOCK * BLOCK
+        start_state(words, state)
+        for at in range(start, start + whole, BLOCK):
+            call_block(block, base + unsigned(STATE_AT), source + unsigned(at))
+        rest = ends[message] - start - whole
+        for n in range(rest):
+            scratch[n] = texts[start + whole + n]
+        for number in range(pad_message(scratch, rest, whole)):
+            call_block(block, base + unsigned(STATE_AT), base + unsigned(number * BLOCK))
+        put_state(words, state, out[message], 0)
+        start = ends[message]
+
+
+@kernel
 def hash_blocks(block: int, scratch: Array, words: Array, count: int) -> None:
     """Hash so many blocks one after another: the floor that trees are compared with."""
     base = address_of(scratch)
