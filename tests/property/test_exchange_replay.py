@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
+import struct
 import zlib
 from collections import Counter
 from datetime import date
@@ -146,6 +149,38 @@ def test_both_engines_replay_the_demo_to_the_same_trades_balances_and_hashes(tmp
         assert (day.engine, day.trades_sha256) == (name, one.trades_sha256)
         with pytest.raises(JournalCorruptError):
             replay(tmp_path, name)
+
+
+def test_hashes_of_a_replay_are_what_the_auditors_page_says(tmp_path: Path) -> None:
+    config = DemoConfig(users=20, makers=2, steps_per_day=120, days=1)
+    load_demo(tmp_path, config)
+    found = replay(tmp_path)
+    page = (Path(__file__).parents[2] / "docs" / "auditors" / "engine.md").read_text()
+    (names,) = re.findall(r"^ +(trade_id,\S+)$", page, re.MULTILINE)
+    with history.events_from(tmp_path, 0) as stream:
+        trades = [event for events in stream for event in events if isinstance(event, Trade)]
+    lines = "".join(",".join(str(int(getattr(t, name))) for name in names.split(",")) + "\n" for t in trades)
+    assert found.trades == len(trades) > 10
+    assert found.trades_sha256 == hashlib.sha256(lines.encode()).hexdigest()
+    layouts = re.findall(r"`(<[A-Za-z0-9]+)`: ", page)
+    held = [
+        struct.pack(
+            layouts[0],
+            *(b.account, b.asset),
+            *(word for u in (b.available, b.locked, b.staked, b.in_transit) for word in (u % 2**64, u >> 64)),
+        )
+        for b in found.state.balances()
+    ]
+    orders = [
+        struct.pack(
+            layouts[1], m, o.side + 2 * o.post_only, o.order_id, o.account, o.price, o.quantity, o.rate_ppm, o.reserve
+        )
+        for m, o in found.state.resting()
+    ]
+    packed = b"".join(len(rows).to_bytes(8, "little") + b"".join(rows) for rows in (held, orders))
+    assert found.as_dict()["engine_state_hash"] == hashlib.sha256(packed).hexdigest()
+    assert held
+    assert orders
 
 
 def test_journal_larger_than_the_memory_is_replayed_by_the_online_engine(

@@ -1,14 +1,17 @@
-"""exchange-core's own Gherkin scenarios, run against this engine and the journals that its events become.
+"""exchange-core's own Gherkin scenarios, run against this engine, the journals that its events become, and the ledger.
 
-Two things differ by design and are bridged here. exchange-core's balance of a client is what is available, without what
-orders hold: compared with `available`, while the ledger must hold available + locked. Its EUR_USD is a future traded on
-margin; here it is a spot market, so each client gets euros to sell (no scenario looks at them).
+The legs of each step's journals are summed here; after a scenario all its events are settled into a book of its own in
+Postgres, which must come to the same. Two things differ by design and are bridged here. exchange-core's balance of a
+client is what is available, without what orders hold: compared with `available`, while the ledger must hold available +
+locked. Its EUR_USD is a future traded on margin; here it is a spot market, so each client gets euros to sell (no
+scenario looks at them).
 """
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,8 @@ from engine.exchange.postings import journal_of
 from engine.exchange.sequencer import Sequencer
 from engine.ledger.journal import check_balanced
 from engine.sim.memory_sink import MemorySink
+from engine.store.settlement import Settler
+from tests.fixtures.books import BookUnderTest, MakeBook
 
 FEATURES = Path(__file__).parents[2].parent / "shared" / "vectors" / "exchange_core"
 if FEATURES.exists():
@@ -61,6 +66,7 @@ class World:
         self.filled: defaultdict[int, int] = defaultdict(int)
         self.trades: list[Trade] = []
         self.references = 0
+        self.events: list[Event] = []
         for symbol, asset in ASSETS.items():
             self.send(cmd.SetAsset(asset, symbol, 0))
         for symbol, (market, base, quote, lot, tick_lot) in MARKETS.items():
@@ -72,6 +78,7 @@ class World:
 
     def send(self, command: cmd.Command) -> list[Event]:
         events = self.sequencer.submit(command, OPENS_US)
+        self.events += events
         for event in events:
             journal = journal_of(event, self.engine.registry)
             if journal is not None:
@@ -127,8 +134,28 @@ class World:
 
 
 @pytest.fixture
-def world() -> World:
-    return World()
+def world(make_book: MakeBook) -> Iterator[World]:
+    world = World()
+    yield world
+    settle(world, make_book(None))
+
+
+def settle(world: World, book: BookUnderTest) -> None:
+    """Settle a scenario's events; the ledger must hold what the engine does."""
+    registry = world.engine.registry
+    with book.app() as connection:
+        Settler(registry).settle(connection, world.events)
+    held = {
+        (registry.accounts[one.account].name, registry.assets[one.asset].symbol): one.total
+        for one in world.engine.balances()
+    }
+    with book.admin() as owner:
+        rows = owner.execute(
+            "SELECT account, asset, balance FROM ledger.accounts WHERE balance <> 0 AND account = ANY(%s)",
+            ([account.name for account in registry.accounts.values()],),
+        ).fetchall()
+    assert held
+    assert {(account, asset): balance for account, asset, balance in rows} == held
 
 
 def table_of(datatable: list[list[str]]) -> list[list[str]]:
