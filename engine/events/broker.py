@@ -15,7 +15,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
-from nats.js.api import StreamConfig
+from nats.js.api import ConsumerConfig, DeliverPolicy, StreamConfig
 from nats.js.errors import Error as JetStreamError
 
 from engine.errors import UncheckedError
@@ -109,7 +109,7 @@ class Broker:
         """Hand over custody's messages one by one, each until it was answered; runs until cancelled.
 
         Args:
-            durable: name of the consumer, whose place the server remembers.
+            durable: `family-book`, the name of the consumer, whose place the server remembers.
             subjects: of the close's stream.
             handle: its `respond` acknowledges; an empty answer asks for the message again.
         """
@@ -125,7 +125,9 @@ class Broker:
 
     async def _consume_one(self, stream: JetStreamContext, durable: str, subject: str, handle: OnRequest) -> None:
         name = f"{durable}-{subject.replace('.', '-')}"
-        pull = await stream.pull_subscribe(subject, durable=name, stream=STREAM)
+        taken = await self._taken_by_others(stream, durable, name)
+        begin = ConsumerConfig(deliver_policy=DeliverPolicy.BY_START_SEQUENCE, opt_start_seq=taken + 1)
+        pull = await stream.pull_subscribe(subject, durable=name, stream=STREAM, config=begin if taken else None)
         while True:
             try:
                 messages = await pull.fetch(100, timeout=5)
@@ -133,6 +135,20 @@ class Broker:
                 continue
             for message in messages:
                 await handle(message.subject, message.data, _acknowledger(message))
+
+    async def _taken_by_others(self, stream: JetStreamContext, durable: str, name: str) -> int:
+        """How far consumers of other books, served here before, took this subject: a new book's begins behind it.
+
+        Messages carry no book: what another exchange credited would be credited here again.
+        """
+        family, subject = durable.partition("-")[0] + "-", name.removeprefix(durable)
+        taken, seen = 0, 0
+        while page := await stream.consumers_info(STREAM, offset=seen):
+            seen += len(page)
+            for one in page:
+                if one.name.startswith(family) and one.name.endswith(subject) and one.name != name and one.ack_floor:
+                    taken = max(taken, one.ack_floor.stream_seq)
+        return taken
 
     async def close(self) -> None:
         """End the connection."""
