@@ -26,6 +26,7 @@ from engine.store.days import Gate
 from engine.store.runs import StepRun
 from pipelines import dagster_home
 from pipelines.books import OpenBook, Talk
+from pipelines.garbage import look_seldom
 
 HOST_TAG = "compline/host"
 PID_TAG = "compline/pid"
@@ -131,6 +132,7 @@ class Closer:
         self.talk = talk
         self.split: dict[str, float] = {}
         started = time.perf_counter()
+        look_seldom()
         dagster_home.prepare(opened.settings, opened.servers)
         logging.getLogger("dagster").setLevel(logging.CRITICAL)
         import dagster as dg

@@ -17,6 +17,7 @@ from assets.graph import build_assets
 from checks.build import build_checks
 from engine.errors import ConfigError
 from pipelines.books import BookFiles, read_card
+from pipelines.garbage import look_seldom
 from pipelines.jobs import close_job, close_schedule
 from pipelines.partitions import partitions_of
 from pipelines.resources import close_resource, finance_resource
@@ -39,6 +40,7 @@ def build_defs(
     Raises:
         ConfigError: there is no such book here.
     """
+    look_seldom()
     warnings.filterwarnings("ignore", category=dg.PreviewWarning)
     warnings.filterwarnings("ignore", category=dg.BetaWarning)
     chosen = settings or load_settings()

@@ -125,6 +125,12 @@ def test_no_module_of_ours_is_imported_by_dbt() -> None:
     assert [path.name for path in root.glob("dbt_*")] == []
 
 
+def test_what_a_build_replaces_in_dbt_is_still_there() -> None:
+    from dbt_common.behavior_flags import BehaviorFlagRendered
+
+    assert isinstance(BehaviorFlagRendered._default_source(), str)
+
+
 def test_prepared_manifest_is_made_once_and_holds_no_secret(tmp_path: Path) -> None:
     made = manifest.prepare(tmp_path)
     stamp = made.stat().st_mtime_ns
