@@ -6,17 +6,25 @@ each of which is loaded as a plugin.
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from pipelines.local.servers import ensure_servers, purge
+from pipelines.garbage import look_seldom
+from pipelines.local.postgres import ensure_postgres, stop_postgres
+from pipelines.local.servers import purge
 from pipelines.local.urls import Servers
 from pipelines.settings import Settings, load_settings
-from tests.fixtures.places import choose, forget_power_loss, new_folder, sweep
+from tests.fixtures.places import choose, copy_home, new_folder, sweep
+
+if TYPE_CHECKING:
+    from tests.fixtures.books import Plant
 
 pytest_plugins = [
     f"tests.fixtures.{path.stem}"
@@ -58,6 +66,12 @@ QUIET = {
 def pytest_configure(config: pytest.Config) -> None:
     os.environ.update(QUIET)
     choose(config)
+    # It starts a hundred processes, and pytest rewrites its files in two: each would compile them all anew.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
+    # pytest collects garbage five times at its end, before the process ends.
+    look_seldom()
+    config.add_cleanup(gc.freeze)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -103,6 +117,29 @@ def new_home() -> Iterator[Callable[[], Path]]:
 
 
 @pytest.fixture(scope="session")
+def created() -> Iterator[Path]:
+    """A home with a Postgres that was created and stopped; tests copy it."""
+    folder = new_folder()
+    ensure_postgres(folder / "home", talk=lambda line: None)
+    stop_postgres(folder / "home")
+    yield folder / "home"
+    purge(folder / "home")
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def old_home(new_home: Callable[[], Path], created: Path) -> Callable[[], Path]:
+    """As `new_home`, for tests of what comes after the creation, which is most of the first start."""
+
+    def make() -> Path:
+        home = new_home()
+        copy_home(created, home)
+        return home
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def home() -> Iterator[Path]:
     """The session's home, which subprocesses find too: COMPLINE_HOME names it."""
     sweep()
@@ -121,9 +158,6 @@ def settings(home: Path) -> Settings:
 
 
 @pytest.fixture(scope="session")
-def servers(settings: Settings) -> Servers:
+def servers(settings: Settings, plant: Plant) -> Servers:
     """Running servers with every role, and the default book's empty database: nothing is migrated."""
-    running = ensure_servers(settings, talk=lambda line: None)
-    if settings.embedded_postgres:
-        forget_power_loss(settings.home)
-    return running
+    return plant(settings)

@@ -98,8 +98,8 @@ def test_it_listens_on_the_loopback_address_with_passwords_and_safe_settings(new
     assert {row[0] for row in rows(handle, "SELECT auth_method FROM pg_hba_file_rules")} == {"scram-sha-256"}
 
 
-def test_secrets_are_private_and_in_no_log_or_text(new_home: NewHome) -> None:
-    home = new_home()
+def test_secrets_are_private_and_in_no_log_or_text(old_home: NewHome) -> None:
+    home = old_home()
     handle = ensure_postgres(home, talk=quiet)
     with pytest.raises(psycopg.errors.UndefinedTable), psycopg.connect(handle.superuser_dsn) as connection:
         connection.execute("SELECT 'customer-value' FROM absent WHERE x = %s", ["customer-value"])
@@ -113,8 +113,8 @@ def test_secrets_are_private_and_in_no_log_or_text(new_home: NewHome) -> None:
     assert word not in log + repr(handle) + repr(postgres_status(home))
 
 
-def test_after_kill_9_it_starts_again_with_its_data(new_home: NewHome) -> None:
-    home = new_home()
+def test_after_kill_9_it_starts_again_with_its_data(old_home: NewHome) -> None:
+    home = old_home()
     handle = ensure_postgres(home, talk=quiet)
     put_mark(handle)
     postmaster(home).kill()
@@ -124,8 +124,8 @@ def test_after_kill_9_it_starts_again_with_its_data(new_home: NewHome) -> None:
     assert marks(again) == [(42,)]
 
 
-def test_after_kill_9_of_all_its_processes_it_starts_again(new_home: NewHome) -> None:
-    home = new_home()
+def test_after_kill_9_of_all_its_processes_it_starts_again(old_home: NewHome) -> None:
+    home = old_home()
     handle = ensure_postgres(home, talk=quiet)
     put_mark(handle)
     server = postmaster(home)
@@ -134,9 +134,9 @@ def test_after_kill_9_of_all_its_processes_it_starts_again(new_home: NewHome) ->
     assert marks(ensure_postgres(home, talk=quiet)) == [(42,)]
 
 
-def test_a_stopped_backend_of_a_killed_server_does_not_share_its_data(new_home: NewHome) -> None:
+def test_a_stopped_backend_of_a_killed_server_does_not_share_its_data(old_home: NewHome) -> None:
     """A backend frozen by SIGSTOP outlives the postmaster; two servers on one directory would destroy it."""
-    home = new_home()
+    home = old_home()
     handle = ensure_postgres(home, talk=quiet)
     put_mark(handle)
     with psycopg.connect(handle.superuser_dsn) as connection:
@@ -147,8 +147,8 @@ def test_a_stopped_backend_of_a_killed_server_does_not_share_its_data(new_home: 
         assert not backend.is_running() or backend.status() == psutil.STATUS_ZOMBIE
 
 
-def test_a_recorded_pid_that_another_process_has_now_is_not_mistaken(new_home: NewHome) -> None:
-    home = new_home()
+def test_a_recorded_pid_that_another_process_has_now_is_not_mistaken(old_home: NewHome) -> None:
+    home = old_home()
     handle = ensure_postgres(home, talk=quiet)
     put_mark(handle)
     pid_file = handle.data_dir / "postmaster.pid"
@@ -229,8 +229,8 @@ def test_a_forced_port_in_use_is_refused_by_number_and_nothing_is_left(new_home:
         ensure_postgres(home, talk=quiet, port=port + 1)
 
 
-def test_a_remembered_port_that_another_took_is_replaced(new_home: NewHome) -> None:
-    home = new_home()
+def test_a_remembered_port_that_another_took_is_replaced(old_home: NewHome) -> None:
+    home = old_home()
     handle = ensure_postgres(home, talk=quiet)
     put_mark(handle)
     stop_postgres(home)
@@ -243,8 +243,8 @@ def test_a_remembered_port_that_another_took_is_replaced(new_home: NewHome) -> N
         assert marks(again) == [(42,)]
 
 
-def test_a_moved_home_finds_its_data(new_home: NewHome) -> None:
-    home = new_home()
+def test_a_moved_home_finds_its_data(old_home: NewHome, new_home: NewHome) -> None:
+    home = old_home()
     put_mark(ensure_postgres(home, talk=quiet))
     stop_postgres(home)
     moved = new_home()
@@ -252,8 +252,8 @@ def test_a_moved_home_finds_its_data(new_home: NewHome) -> None:
     assert marks(ensure_postgres(moved, talk=quiet)) == [(42,)]
 
 
-def test_a_home_moved_while_its_server_runs_still_finds_it(new_home: NewHome) -> None:
-    home = new_home()
+def test_a_home_moved_while_its_server_runs_still_finds_it(old_home: NewHome, new_home: NewHome) -> None:
+    home = old_home()
     put_mark(ensure_postgres(home, talk=quiet))
     moved = new_home()
     home.rename(moved)
@@ -263,8 +263,8 @@ def test_a_home_moved_while_its_server_runs_still_finds_it(new_home: NewHome) ->
     assert stop_postgres(moved)
 
 
-def test_a_start_that_fails_says_what_the_log_says(new_home: NewHome) -> None:
-    home = new_home()
+def test_a_start_that_fails_says_what_the_log_says(old_home: NewHome) -> None:
+    home = old_home()
     handle = ensure_postgres(home, talk=quiet)
     stop_postgres(home)
     with (handle.data_dir / "postgresql.conf").open("a", encoding="utf-8") as configuration:
@@ -273,8 +273,8 @@ def test_a_start_that_fails_says_what_the_log_says(new_home: NewHome) -> None:
         ensure_postgres(home, talk=quiet)
 
 
-def test_data_of_another_major_version_is_refused(new_home: NewHome) -> None:
-    home = new_home()
+def test_data_of_another_major_version_is_refused(old_home: NewHome) -> None:
+    home = old_home()
     handle = ensure_postgres(home, talk=quiet)
     stop_postgres(home)
     (handle.data_dir / "PG_VERSION").write_text("11\n", encoding="ascii")

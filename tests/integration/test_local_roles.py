@@ -39,10 +39,10 @@ def one(url: urls.DatabaseUrl, query: str) -> object:
 
 
 @pytest.fixture
-def embedded(new_home: NewHome, monkeypatch: pytest.MonkeyPatch) -> Settings:
+def embedded(old_home: NewHome, monkeypatch: pytest.MonkeyPatch) -> Settings:
     for name in ("DATABASE_URL", "DATABASE_ADMIN_URL", "NATS_URL"):
         monkeypatch.delenv(name, raising=False)
-    return load_settings(home=new_home())
+    return load_settings(home=old_home())
 
 
 def test_the_embedded_servers_come_with_every_role_and_say_the_same_twice(embedded: Settings) -> None:
@@ -165,8 +165,8 @@ class Real:
 
 
 @pytest.fixture
-def real(new_home: NewHome) -> Iterator[Real]:
-    home = new_home()
+def real(new_home: NewHome, old_home: NewHome) -> Iterator[Real]:
+    home = old_home()
     yield Real(home, new_home)
     stop_postgres(home)
 
