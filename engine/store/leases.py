@@ -107,9 +107,11 @@ class CloseLease:
 
     def _held_by(self, connection: psycopg.Connection) -> LeaseHeldError:
         row = connection.execute(
-            "SELECT holder, epoch, expires_at FROM close.leases WHERE close_date = %s", (self.close_date,)
+            "SELECT holder, epoch, CASE WHEN isfinite(expires_at) THEN 'until ' || to_char(expires_at, 'HH24:MI:SS')"
+            " || ' UTC' ELSE 'given back this moment' END FROM close.leases WHERE close_date = %s",
+            (self.close_date,),
         ).fetchone()
-        who = f"{row[0]} (epoch {row[1]}, until {row[2]:%H:%M:%S} UTC)" if row else "another closer"
+        who = f"{row[0]} (epoch {row[1]}, {row[2]})" if row else "another closer"
         return LeaseHeldError(
             f"{self.close_date} is being closed by {who}",
             rule="one closer a date",

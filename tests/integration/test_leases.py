@@ -489,7 +489,8 @@ def test_step_past_its_limit_leaves_no_backend_and_is_recorded_as_unknown(make_b
     assert stats(book, "compline mark_prices") == 0
     assert book.value("SELECT status FROM close.eod_runs WHERE step_name = 'mark_prices'") == "unknown"
     assert book.value("SELECT count(*) FROM events.outbox WHERE subject = 'eod.cutoff.failed'") == 1
-    assert book.close(day)[-1].status == "succeeded"
+    # How long the others take is the machine's.
+    assert book.close(day, policy=policy_with())[-1].status == "succeeded"
 
 
 def test_hung_prepare_is_ended_by_the_alarm_too(make_book: MakeBook) -> None:

@@ -1,4 +1,4 @@
-"""Gates against other sources are judged in one snapshot; a lease that is locked does not run out."""
+"""Gates against other sources are judged in one snapshot; a lease is lost to a successor, not to the clock."""
 
 from engine.store.migrate import run_sql_folder
 

@@ -1,11 +1,10 @@
--- A transaction that has fenced holds the lease's row: nobody takes it over before the end, and its own renewal waits too. So
--- within it the lease does not run out, however long a statement takes; transaction_timeout is the limit.
+-- A lease is held by its last epoch until another takes it or its holder gives it back; its time says from when another may. Whoever has
+-- locked the row and finds its epoch there is alone until COMMIT: a closer that was too busy to renew (a sort of millions of rows, a
+-- statement of minutes, whose own lock keeps the renewal waiting) has lost nothing as long as nobody took over.
 
--- Whether an epoch holds the lease on a date: it is the last one, and its time is not up or this transaction has locked it.
 CREATE FUNCTION close.holds_lease(d date, e bigint) RETURNS boolean
-LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-    SELECT EXISTS (SELECT FROM close.leases l WHERE l.close_date = d AND l.epoch = e
-        AND (l.expires_at >= clock_timestamp() OR l.xmax = pg_current_xact_id()::xid))
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT EXISTS (SELECT FROM close.leases l WHERE l.close_date = d AND l.epoch = e AND l.expires_at > '-infinity')
 $$;
 REVOKE EXECUTE ON FUNCTION close.holds_lease(date, bigint) FROM PUBLIC;
 
@@ -13,9 +12,7 @@ REVOKE EXECUTE ON FUNCTION close.holds_lease(date, bigint) FROM PUBLIC;
 CREATE OR REPLACE FUNCTION close.fence(d date, e bigint) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    PERFORM 1 FROM close.leases l
-    WHERE l.close_date = d AND l.epoch = e
-      AND (l.expires_at >= clock_timestamp() OR l.xmax = pg_current_xact_id()::xid) FOR UPDATE;
+    PERFORM 1 FROM close.leases l WHERE l.close_date = d AND l.epoch = e AND l.expires_at > '-infinity' FOR UPDATE;
     IF NOT FOUND THEN
         PERFORM close.refuse('CL006', format('epoch %s no longer holds the lease on %s', e, d),
             'another closer took over; stop and read close.eod_runs');
