@@ -1,11 +1,11 @@
 """Group commit: what arrives while a group is on its way to the disk makes the next group.
 
-What belongs here: the queue of messages, one fsync a group in a thread, replies after it, the timed cut-off.
+What belongs here: the queue of messages, one fsync a group, replies after it, the timed cut-off.
 What does not: what a message does (see `desk`), and who brings it (see `server`).
 
 Nothing is submitted while a group commits: the sequencer is used by one thread at a time. A message waits for at most
-the fsync under way and its own. Where that was quicker than a thread's wake-up, the loop waits for a few
-messages itself.
+the fsync under way and its own. Where that is usually quicker than a thread's wake-up, the loop waits for it
+itself.
 """
 
 from __future__ import annotations
@@ -28,8 +28,6 @@ QUEUE_LIMIT = 100_000
 _LONGEST_WAIT_S = 60.0
 _QUICK_S = 0.0004
 """A disk that takes less is waited for: the way to a thread and back takes 0.1 to 0.2 ms itself."""
-_FEW = 4
-"""Messages of a group that is waited for so: beside a larger one there are others to read meanwhile."""
 _WEIGHT = 0.1
 """What a commit counts in the usual time. One slow commit says little of the next, and sent to the thread for it those
 would be slower; where every commit is slow, the thread has them after a few."""
@@ -117,7 +115,7 @@ class GroupCommitter:
                 return
             try:
                 replies = self._submit(group)
-                await self._commit(len(group))
+                await self._commit()
             except ComplineError as error:
                 self.failed = error
                 raise
@@ -165,8 +163,8 @@ class GroupCommitter:
         self._metrics.messages[one.subject, "done" if reply.get("success", True) else "rejected"] += 1
         return reply
 
-    async def _commit(self, messages: int) -> None:
-        if messages <= _FEW and self._usual_s < _QUICK_S:
+    async def _commit(self) -> None:
+        if self._usual_s < _QUICK_S:
             took_s = self._timed_commit()
         else:
             took_s = await asyncio.get_running_loop().run_in_executor(None, self._timed_commit)

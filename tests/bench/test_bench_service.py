@@ -51,14 +51,16 @@ def message(number: int) -> bytes:
     return json.dumps(order(f"u-{1 + number % 8}", side, "100", "0.001")).encode()
 
 
-def fsync_seconds(folder: Path, count: int, size: int) -> list[float]:
-    """Append and fsync as the journal does."""
+def fsync_seconds(folder: Path, count: int, size: int, pause_s: float = 0.0) -> list[float]:
+    """Append and fsync as the journal does, one right after the other or with pauses: an idle disk takes longer."""
     found: list[float] = []
     path = folder / "fsync.probe"
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
     try:
         data = os.urandom(size)
         for number in range(count):
+            if pause_s:
+                time.sleep(pause_s)
             started = time.perf_counter()
             os.pwrite(fd, data, number * size)
             os.fsync(fd)
@@ -184,28 +186,31 @@ def test_durable_acknowledgement_beside_fsync(own_service: Served, capsys: pytes
     gc.collect()
     gc.freeze()
 
-    def measured(name: str, group: int, load: Load) -> str:
-        ratios = []
+    def measured(name: str, group: int, load: Load, rate: int = 0) -> str:
+        ratios, paced = [], []
         for _ in range(RUNS):
             before = fsync_seconds(directory, 300, RECORD_BYTES * group)
             cpu = time.process_time()
             took = asyncio.run(served(sequencer, load))
             cpu = (time.process_time() - cpu) / len(took)
             disk = before + fsync_seconds(directory, 300, RECORD_BYTES * group)
+            if rate:
+                paced += fsync_seconds(directory, min(rate, 500), RECORD_BYTES, 1 / rate)
             ratios.append((percentile(took, 0.99) / percentile(disk, 0.99), took, disk, cpu))
         ratios.sort(key=lambda one: one[0])
         ratio, took, disk, cpu = ratios[RUNS // 2]
+        at_this_rate = f" (at this rate p99 {percentile(paced, 0.99) * 1e3:.3f} ms)" if paced else ""
         return (
             f"{name:>16}: acknowledged p50 {percentile(took, 0.5) * 1e3:.3f} ms,"
             f" p99 {percentile(took, 0.99) * 1e3:.3f} ms; fsync p50 {percentile(disk, 0.5) * 1e3:.3f} ms,"
-            f" p99 {percentile(disk, 0.99) * 1e3:.3f} ms; ratio of p99 {ratio:.2f}"
+            f" p99 {percentile(disk, 0.99) * 1e3:.3f} ms{at_this_rate}; ratio of p99 {ratio:.2f}"
             f" ({ratios[0][0]:.2f} to {ratios[-1][0]:.2f}); {cpu * 1e6:.0f} µs of CPU a message"
         )
 
     rule = card.policy.cutoff_rule
     with open_exchange(directory, first_day=card.book.first_day, cutoff_rule=rule) as sequencer:
         lines = [measured(f"{n} in flight", n, partial(in_flight, n, count)) for n, count in FLIGHTS]
-        lines += [measured(f"{rate:,} a second", 4, partial(at_rate, rate, rate)) for rate in RATES]
+        lines += [measured(f"{rate:,} a second", 4, partial(at_rate, rate, rate), rate) for rate in RATES]
     with capsys.disabled():
         print(
             f"\ndurable acknowledgement, in process, group commit, load {os.getloadavg()[0]:.1f}:\n" + "\n".join(lines)
