@@ -23,6 +23,7 @@ _PLAIN = (
     "maker_account", "taker_account", "maker_order_id", "taker_order_id", "maker_rate_ppm", "taker_rate_ppm", "market",
 )  # fmt: skip
 """In the order of the kernels' columns; the posting number comes later."""
+_AT_ONCE = 5_000
 _WIDE = ("price_ticks", "base_units", "quote_units", "maker_fee_units", "taker_fee_units")
 
 
@@ -43,9 +44,15 @@ def columns_of(trades: Sequence[Trade]) -> tuple[Array, Array, Array]:
 
 
 def _read(trades: Sequence[Trade], names: Sequence[str]) -> Array:
+    read = np.empty((len(trades), len(names)), np.int64)
+    flat, width = read.reshape(-1), len(names)
     # A tuple a trade, one at a time: no list of them that the garbage collector would walk.
     numbers = chain.from_iterable(map(attrgetter(*names), trades))
-    return np.fromiter(numbers, np.int64, len(trades) * len(names)).reshape(-1, len(names))
+    for start in range(0, len(flat), _AT_ONCE * width):
+        # In pieces: while one is read no other thread runs Python, and Postgres may wait for one that would.
+        end = min(start + _AT_ONCE * width, len(flat))
+        flat[start:end] = np.fromiter(numbers, np.int64, end - start)
+    return read
 
 
 def price_columns(trades: Sequence[Trade], upper: Array, lower: Array, places: Array, ticks: Sequence[int]) -> None:

@@ -124,7 +124,8 @@ class _Pipeline:
             self.total.last_seq = flight.done.last_seq
             if self._progress:
                 self._progress(flight.done.last_seq)
-            flight.told.set_result(None)
+            if not flight.told.cancelled():
+                flight.told.set_result(None)
         except BaseException:
             flight.told.cancel()
             self._settler.forget()

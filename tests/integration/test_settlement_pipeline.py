@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psycopg
@@ -275,3 +277,55 @@ def test_blocks_drawn_at_once_do_not_overlap(make_book: MakeBook) -> None:
     for thread in threads:
         thread.join()
     assert sorted(drawn) == list(range(1, 1400, 7))
+
+
+def test_signal_while_a_batch_is_waited_for_lets_it_land_and_takes_back_the_one_after_it(
+    make_book: MakeBook, stream: tuple[Groups, Registry], whole: BookUnderTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (groups, registry), book, seen = stream, make_book(None), list[int]()
+    wait, waits = Flight.wait, list[Flight]()
+
+    def interrupted(flight: Flight) -> None:
+        waits.append(flight)
+        if len(seen) == 3 and waits.count(flight) == 1 and threading.current_thread() is threading.main_thread():
+            raise KeyboardInterrupt
+        wait(flight)
+
+    with book.app() as connection:
+        with monkeypatch.context() as patch:
+            patch.setattr(Flight, "wait", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                settle_all(connection, Settler(registry), groups, seen.append)
+        assert connection.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
+        assert len(seen) == 4
+        assert book.value("SELECT last_seq FROM ledger.settlement_cursor") == seen[-1]
+        assert not [one for one in threading.enumerate() if one.name.startswith("settlement-")]
+        settle_all(connection, Settler(registry), groups)
+    assert numbers(book, gaps=True) == numbers(whole, gaps=True)
+    assert book.state_digest() == whole.state_digest()
+
+
+def test_later_batch_waits_in_the_guard_and_has_no_balance_locked_while_the_one_before_is_under_way(
+    make_book: MakeBook, stream: tuple[Groups, Registry]
+) -> None:
+    (groups, registry), book = stream, make_book(None)
+    one, two = [n for n, group in enumerate(groups) if any(isinstance(e, Trade) for e in group)][-2:]
+    settler = Settler(registry)
+    waiting = (
+        "SELECT count(*) FROM pg_locks WHERE pid = %s AND locktype = 'advisory' AND NOT granted"
+        " AND classid = (hashtext('ledger.settles')::bigint & 4294967295)::oid"
+    )
+    with book.app() as first, book.app() as second, ThreadPoolExecutor(1) as thread:
+        settler.settle(first, flat(groups[:one]))
+        before = settler.send(first, settler.prepare(flat(groups[one:two])))
+        after = settler.send(second, settler.prepare(groups[two]), before)
+        landing = thread.submit(after.land)
+        deadline = time.monotonic() + 10
+        while not (waits := book.value(waiting, second.info.backend_pid)) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        free = book.value("SELECT count(*) FROM (SELECT FROM ledger.accounts FOR UPDATE SKIP LOCKED) x")
+        before.land()
+        assert waits
+        assert free == book.value("SELECT count(*) FROM ledger.accounts")
+        assert landing.result().last_seq == two + 1
+    assert book.value("SELECT last_seq FROM ledger.settlement_cursor") == two + 1
