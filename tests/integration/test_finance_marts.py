@@ -12,7 +12,6 @@ from assets.finance.dbt_process import base_arguments, dbt_environment, work_fol
 from assets.finance.invoke import MARTS_AND_TESTS, build
 from engine.errors import UncheckedError
 from pipelines.local.urls import FINANCE, embedded_login
-from tests.fixtures.books import MakeBook
 from tests.fixtures.finance import FinanceUnderTest
 
 MARTS = {
@@ -118,30 +117,26 @@ def test_models_pass_their_unit_tests(finance: FinanceUnderTest) -> None:
     assert [one.message for one in done if not one.fine] == []
 
 
-def test_unsealed_day_gives_no_rows(make_book: MakeBook) -> None:
-    finance = FinanceUnderTest(make_book())
-    first, second = finance.book.days
-    finance.book.close(first)
-    assert all(one.fine for one in build(finance.login, second))
-    assert {mart: finance.rows(f"SELECT DISTINCT close_date FROM finance.{mart}") for mart in MARTS} == {
+def test_unsealed_day_gives_no_rows(closed: FinanceUnderTest) -> None:
+    first, second = closed.book.days
+    assert all(one.fine for one in build(closed.login, second))
+    assert {mart: closed.rows(f"SELECT DISTINCT close_date FROM finance.{mart}") for mart in MARTS} == {
         mart: [(first,)] for mart in MARTS
     }
 
 
-def test_rows_of_a_date_go_when_its_seal_does(make_book: MakeBook) -> None:
-    finance = FinanceUnderTest(make_book())
-    first, second = finance.book.days
-    for day in (first, second):
-        finance.book.close(day)
-        finance.run(day)
-    with finance.book.admin() as owner:
+def test_rows_of_a_date_go_when_its_seal_does(built: FinanceUnderTest) -> None:
+    first, second = built.book.days
+    built.book.close(second)
+    built.run(second)
+    with built.book.admin() as owner:
         owner.execute("ALTER TABLE close.seals DISABLE TRIGGER USER")
         owner.execute("ALTER TABLE reserves.log_entries DISABLE TRIGGER USER")
         owner.execute("DELETE FROM reserves.log_entries WHERE log_index = 1")
         owner.execute("DELETE FROM close.seals WHERE close_date = %s", (second,))
-    build(finance.login, second)
+    build(built.login, second)
     for mart in MARTS:
-        assert finance.rows(f"SELECT DISTINCT close_date FROM finance.{mart}") == [(first,)]
+        assert built.rows(f"SELECT DISTINCT close_date FROM finance.{mart}") == [(first,)]
 
 
 def test_finance_reads_the_marts_and_nothing_else(finance: FinanceUnderTest) -> None:

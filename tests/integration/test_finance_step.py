@@ -16,16 +16,8 @@ from assets.finance.step import finance_step
 from engine.errors import GateError, StepTimeoutError, UncheckedError
 from engine.steps.plan import STEPS
 from engine.steps.runner import run_step
-from tests.fixtures.books import BookUnderTest, MakeBook
+from tests.fixtures.books import BookUnderTest
 from tests.fixtures.finance import FinanceUnderTest, HeldContext
-
-
-@pytest.fixture
-def closed(make_book: MakeBook) -> FinanceUnderTest:
-    """A book of the test's own with its first day sealed, not in the marts yet."""
-    made = make_book()
-    made.close(made.days[0])
-    return FinanceUnderTest(made)
 
 
 def test_finance_of_a_date_runs_once(finance: FinanceUnderTest) -> None:
@@ -61,30 +53,27 @@ def test_day_that_is_not_sealed_is_refused(closed: FinanceUnderTest) -> None:
         closed.run(day)
 
 
-def test_mart_that_was_touched_is_built_again(closed: FinanceUnderTest) -> None:
-    day = closed.book.days[0]
-    closed.run(day)
-    before = closed.contents()
-    closed.execute("DELETE FROM finance.fct_daily_fees WHERE role = 'maker'")
-    assert closed.run(day).unchanged is False
-    assert closed.contents() == before
+def test_mart_that_was_touched_is_built_again(built: FinanceUnderTest) -> None:
+    day = built.book.days[0]
+    before = built.contents()
+    built.execute("DELETE FROM finance.fct_daily_fees WHERE role = 'maker'")
+    assert built.run(day).unchanged is False
+    assert built.contents() == before
 
 
-def test_dropped_view_is_made_again(closed: FinanceUnderTest) -> None:
-    day = closed.book.days[0]
-    closed.run(day)
-    closed.execute("DROP VIEW finance.int_trade_fees; DELETE FROM finance.fct_daily_fees")
-    assert closed.run(day).status == "succeeded"
+def test_dropped_view_is_made_again(built: FinanceUnderTest) -> None:
+    day = built.book.days[0]
+    built.execute("DROP VIEW finance.int_trade_fees; DELETE FROM finance.fct_daily_fees")
+    assert built.run(day).status == "succeeded"
 
 
-def test_mart_with_other_columns_is_rebuilt_whole(closed: FinanceUnderTest) -> None:
-    first, second = closed.book.days
-    closed.run(first)
-    before = closed.contents()
-    closed.execute("ALTER TABLE finance.fct_daily_fees DROP COLUMN quote_quantity")
-    closed.book.close(second)
-    assert closed.run(second).status == "succeeded"
-    assert set(before["fct_daily_fees"]) < set(closed.contents()["fct_daily_fees"])
+def test_mart_with_other_columns_is_rebuilt_whole(built: FinanceUnderTest) -> None:
+    second = built.book.days[1]
+    before = built.contents()
+    built.execute("ALTER TABLE finance.fct_daily_fees DROP COLUMN quote_quantity")
+    built.book.close(second)
+    assert built.run(second).status == "succeeded"
+    assert set(before["fct_daily_fees"]) < set(built.contents()["fct_daily_fees"])
 
 
 def test_failing_dbt_test_is_named_and_the_step_failed(closed: FinanceUnderTest) -> None:
@@ -131,20 +120,19 @@ def test_login_that_is_refused_is_unchecked(closed: FinanceUnderTest) -> None:
     assert closed.rows("SELECT status FROM close.eod_runs WHERE step_name = 'finance'") == [("unknown",)]
 
 
-def test_build_that_waits_too_long_is_ended_on_the_server_too(closed: FinanceUnderTest) -> None:
-    day = closed.book.days[0]
-    closed.run(day)
-    before = closed.contents()
-    with closed.book.admin() as owner, owner.transaction():
+def test_build_that_waits_too_long_is_ended_on_the_server_too(built: FinanceUnderTest) -> None:
+    day = built.book.days[0]
+    before = built.contents()
+    with built.book.admin() as owner, owner.transaction():
         owner.execute("LOCK TABLE exchange.trades IN ACCESS EXCLUSIVE MODE")
         with pytest.raises(StepTimeoutError):
-            build(closed.login, day, limit_s=1.0)
+            build(built.login, day, limit_s=1.0)
         left = owner.execute(
             "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'compline dbt %' AND datname ="
             " current_database()"
         ).fetchone()
     assert left == (0,)
-    assert closed.contents() == before
+    assert built.contents() == before
 
 
 def _of(finance: FinanceUnderTest, day: object) -> dict[str, list[Any]]:
