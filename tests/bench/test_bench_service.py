@@ -6,7 +6,9 @@ import asyncio
 import gc
 import json
 import os
-import random
+import struct
+import subprocess
+import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
@@ -137,30 +139,42 @@ async def in_flight(users: int, count: int, committer: GroupCommitter, took: lis
     await asyncio.gather(*(one() for _ in range(users)))
 
 
-async def at_rate(rate: int, count: int, committer: GroupCommitter, took: list[float]) -> None:
-    """Messages that come by chance, whatever becomes of those before; their time begins in the thread that sends."""
-    loop, chance = asyncio.get_running_loop(), random.Random(rate)
-    everyone: asyncio.Future[None] = loop.create_future()
+SENDER = """
+import os, random, struct, sys, time
+rate, count = map(int, sys.argv[1:])
+chance, due = random.Random(rate), time.perf_counter()
+for number in range(count):
+    due += chance.expovariate(rate)
+    time.sleep(max(0.0, due - time.perf_counter()))
+    os.write(1, struct.pack("<d", time.perf_counter()))
+"""
 
-    def arrived(number: int, started: float) -> None:
+
+async def at_rate(rate: int, count: int, committer: GroupCommitter, took: list[float]) -> None:
+    """Messages that come by chance out of another process, whatever becomes of those before; they are timed there."""
+    loop = asyncio.get_running_loop()
+    everyone: asyncio.Future[None] = loop.create_future()
+    numbers = iter(range(count))
+
+    def arrived(started: float) -> None:
         async def answer(reply: Reply) -> None:
             assert reply["success"]
             took.append(time.perf_counter() - started)
             if len(took) == count:
                 everyone.set_result(None)
 
-        assert committer.put("orders.submit", MESSAGES[number % 16], answer)
+        assert committer.put("orders.submit", MESSAGES[next(numbers) % 16], answer)
 
-    def send() -> None:
-        due = time.perf_counter()
-        for number in range(count):
-            due += chance.expovariate(rate)
-            time.sleep(max(0.0, due - time.perf_counter()))
-            loop.call_soon_threadsafe(arrived, number, time.perf_counter())
+    def readable() -> None:
+        for (started,) in struct.iter_unpack("<d", os.read(pipe, 1 << 16)):
+            arrived(started)
 
-    sender = loop.run_in_executor(None, send)
-    await everyone
-    await sender
+    with subprocess.Popen([sys.executable, "-c", SENDER, str(rate), str(count)], stdout=subprocess.PIPE) as sender:
+        assert sender.stdout is not None
+        pipe = sender.stdout.fileno()
+        loop.add_reader(pipe, readable)
+        await everyone
+        loop.remove_reader(pipe)
 
 
 async def served(sequencer: Sequencer, load: Load) -> list[float]:
