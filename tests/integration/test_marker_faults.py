@@ -121,7 +121,7 @@ def test_settlement_that_stands_still_past_the_deadline_is_unknown_and_somebody_
     assert [r.verdict for r in (asked(hurried), *results(hurried)[1:])] == ["pass", "unknown", "pass"]
 
 
-def test_database_that_is_away_makes_one_marker_unknown_and_the_next_one_is_compared(
+def test_database_that_is_away_makes_a_marker_unknown_and_the_next_one_is_compared(
     own_settings: Settings,
 ) -> None:
     service = new_service(own_settings, marker_deadline_s=DEADLINE_S)
@@ -136,7 +136,10 @@ def test_database_that_is_away_makes_one_marker_unknown_and_the_next_one_is_comp
         finally:
             ensure_postgres(own_settings.home, talk=lambda line: None)
         service.until(lambda: [one.verdict for one in results(service)][:2] == ["pass", "unknown"], "it goes on")
-        assert [one.verdict for one in results(service)].count("unknown") == 1
+        found = [one.verdict for one in reversed(results(service))]
+        # On a slow machine the database is back after more than one deadline; what came before and after is compared.
+        assert "".join(verdict[0] for verdict in found).strip("p").strip("u") == ""
+        assert len({one.seq for one in results(service)}) == len(found)
     finally:
         service.end()
 
