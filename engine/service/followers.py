@@ -24,6 +24,7 @@ from typing import Any
 
 from engine.events.broker import Broker
 from engine.events.ordered_publisher import OrderedPublisher
+from engine.service import event_loop
 from engine.service.comparing import Comparer
 from engine.service.database_watch import DatabaseWatch
 from engine.service.settler import SettlementLoop
@@ -185,4 +186,4 @@ if __name__ == "__main__":
     # A signal to the whole group (Ctrl-C) is for the exchange: this one ends after it, by the end of its stdin.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    asyncio.run(_main())
+    event_loop.run(_main())

@@ -5,7 +5,6 @@ What belongs here: the command. What does not: the service (see `engine.service`
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import closing
 from typing import Annotated
 
@@ -13,6 +12,7 @@ import typer
 
 from engine.clock import CutOffs, CutOffSchedule
 from engine.errors import UncheckedError
+from engine.service import event_loop
 from engine.service.cutoffs import read_cutoffs
 from engine.service.server import ExchangeService, ServiceConfig
 from engine.store import books
@@ -57,7 +57,7 @@ def serve(
         if dry_run:
             talk(f"would serve book {config.book} from {config.journal_dir}")
             return
-        asyncio.run(ExchangeService(config, talk).run())
+        event_loop.run(ExchangeService(config, talk).run())
         if as_json:
             put_json({"book": config.book, "stopped": True})
 

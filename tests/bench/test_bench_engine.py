@@ -17,6 +17,7 @@ import subprocess
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,7 @@ from engine.exchange.engine import ExchangeEngine
 from engine.exchange.events import Side, Trade
 from engine.exchange.journal import header_bytes, journal_path
 from engine.exchange.replay import replay
+from engine.service import event_loop
 
 pytestmark = pytest.mark.bench
 
@@ -231,14 +233,16 @@ def test_round_trip_through_asyncio(tmp_path: Path, say: Say) -> None:
             await answer
             times.append(time.perf_counter_ns() - started)
 
-    for name, way in (("an asyncio.Queue", through_queue), ("a callback", through_callback)):
+    ways = (("an asyncio.Queue", through_queue), ("a callback", through_callback))
+    loops = (("Python's loop", asyncio.run), ("the service's loop", event_loop.run))
+    for (name, way), (loop_name, run) in product(ways, loops):
         runs = []
         for _ in range(RUNS):
             times: list[int] = []
             with paused():
-                asyncio.run(way(ExchangeEngine(FIRST_DAY), times))
+                run(way(ExchangeEngine(FIRST_DAY), times))
             runs.append(times[-200_000:])
-        say(f"a command through asyncio and back, by {name}, online engine: " + median_percentiles(runs))
+        say(f"a command through {loop_name} and back, by {name}: " + median_percentiles(runs))
 
 
 def traffic_records(directory: Path, orders: int) -> list[codec.JournalRecord]:

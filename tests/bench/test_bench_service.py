@@ -19,6 +19,7 @@ import pytest
 
 from engine.exchange.codec import RECORD_BYTES
 from engine.exchange.sequencer import Sequencer, open_exchange
+from engine.service import event_loop
 from engine.service.desk import Desk, Reply
 from engine.service.group import GroupCommitter
 from engine.service.metrics import Metrics
@@ -205,7 +206,7 @@ def test_durable_acknowledgement_beside_fsync(own_service: Served, capsys: pytes
         for _ in range(RUNS):
             before = fsync_seconds(directory, 300, RECORD_BYTES * group)
             cpu = time.process_time()
-            took = asyncio.run(served(sequencer, load))
+            took = event_loop.run(served(sequencer, load))
             cpu = (time.process_time() - cpu) / len(took)
             disk = before + fsync_seconds(directory, 300, RECORD_BYTES * group)
             if rate:
