@@ -140,7 +140,8 @@ def enter(connection: psycopg.Connection) -> int:
     then. The second he gives back at once: his own next transaction takes it.
     """
     connection.execute(_SLOT, (0,))
-    with connection.transaction() as inner:
+    # A connection lost in here lets psycopg's Rollback out; the next statement says what is the matter.
+    with suppress(psycopg.Rollback), connection.transaction() as inner:
         connection.execute(_SLOT, (1,))
         raise psycopg.Rollback(inner)
     row = connection.execute("SELECT last_seq FROM ledger.settlement_cursor FOR UPDATE").fetchone()

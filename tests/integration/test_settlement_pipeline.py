@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -20,7 +21,7 @@ from engine.sim.demo import load_demo
 from engine.store import postings, settlement_pipeline
 from engine.store.connect import typed_errors
 from engine.store.settlement import Settler
-from engine.store.settlement_flight import Flight, OvertakenError
+from engine.store.settlement_flight import Flight, OvertakenError, enter
 from engine.store.settlement_pipeline import settle_all
 from pipelines.local.urls import Servers
 from pipelines.settings import Settings
@@ -54,6 +55,24 @@ def whole(settings: Settings, servers: Servers, stream: tuple[Groups, Registry])
         Settler(registry).settle(connection, flat(groups))
     yield made
     drop_book(made)
+
+
+def test_connection_lost_while_a_consumer_enters_is_the_connections_error(
+    whole: BookUnderTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with whole.app(autocommit=False) as connection:
+        execute = connection.execute
+
+        def cut_after_the_second_turn(query: Any, params: Any = None) -> Any:
+            done = execute(query, params)
+            if params == (1,):
+                with whole.app() as other:
+                    other.execute("SELECT pg_terminate_backend(%s, 5000)", (connection.info.backend_pid,))
+            return done
+
+        monkeypatch.setattr(connection, "execute", cut_after_the_second_turn)
+        with pytest.raises(psycopg.OperationalError):
+            enter(connection)
 
 
 @pytest.fixture(autouse=True)
