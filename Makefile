@@ -18,7 +18,7 @@ export GX_ANALYTICS_ENABLED := false
 # Extra arguments: make test ARGS="-k ledger", make close ARGS="--days 5"
 ARGS ?=
 # Test processes; each has servers of its own.
-JOBS ?= 2
+JOBS ?= 3
 
 help: ## list these targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18

@@ -115,9 +115,10 @@ class _Pipeline:
 
     def _finish(self) -> None:
         """Wait until the first of the batches under way has landed, and tell of it before the next one commits."""
-        flight = self._landing[0]
+        flight, waited = self._landing[0], False
         try:
             flight.wait()
+            waited = True
             self.total.trades += flight.done.trades
             self.total.journals += flight.done.journals
             self.total.already_there += flight.done.already_there
@@ -131,8 +132,8 @@ class _Pipeline:
             self._settler.forget()
             raise
         finally:
-            # Not where a signal ended the waiting: then it is still under way.
-            if flight.landing is None or flight.landing.done():
+            # Not where a signal ended the waiting: it is still under way, or has landed and nobody was told.
+            if waited or flight.landing is None or (flight.landing.done() and flight.landing.exception() is not None):
                 self._landing.remove(flight)
 
     def _give_up(self, flight: Flight) -> None:

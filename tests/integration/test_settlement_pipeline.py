@@ -298,8 +298,13 @@ def test_blocks_drawn_at_once_do_not_overlap(make_book: MakeBook) -> None:
     assert sorted(drawn) == list(range(1, 1400, 7))
 
 
+@pytest.mark.parametrize("landed", [False, True])
 def test_signal_while_a_batch_is_waited_for_lets_it_land_and_takes_back_the_one_after_it(
-    make_book: MakeBook, stream: tuple[Groups, Registry], whole: BookUnderTest, monkeypatch: pytest.MonkeyPatch
+    make_book: MakeBook,
+    stream: tuple[Groups, Registry],
+    whole: BookUnderTest,
+    monkeypatch: pytest.MonkeyPatch,
+    landed: bool,
 ) -> None:
     (groups, registry), book, seen = stream, make_book(None), list[int]()
     wait, waits = Flight.wait, list[Flight]()
@@ -307,6 +312,8 @@ def test_signal_while_a_batch_is_waited_for_lets_it_land_and_takes_back_the_one_
     def interrupted(flight: Flight) -> None:
         waits.append(flight)
         if len(seen) == 3 and waits.count(flight) == 1 and threading.current_thread() is threading.main_thread():
+            if landed:
+                wait(flight)
             raise KeyboardInterrupt
         wait(flight)
 
