@@ -1,7 +1,7 @@
 """The books hash: five tables of a day in 32 bytes.
 
 What belongs here: joining the tables' digests. Source: docs of the proof of reserves, Books hash.
-What does not: the tables' rows (the database digests its own, `engine.close.replay` those of a replay).
+What does not: the tables' rows (the database digests its own, `engine.steps.replay_audit` those of a replay).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Custody by BitGo's wallet API: balances and transfers of wallets, in smallest units, with the raw answers kept.
 
 What belongs here: paging, reading BitGo's JSON, and the wallet's balance at a past instant along its transfer list.
-What does not: what the ledger says (see `engine.recon.custody`), and storing readings (see `engine.store.readings`).
+What does not: what the ledger says of it (the gates in the schema), and storing readings (see `engine.store.readings`).
 
 Source: BitGo API reference, `GET /api/v2/{coin}/wallet/{id}` and `GET /api/v2/{coin}/wallet/{id}/transfer`.
 """

@@ -2,7 +2,7 @@
 
 What belongs here: draining `exchange.command_requests` into the journal and settling the answers.
 What does not: the requests as commands (see `engine.exchange.requests`), and the service's own drain (see
-`engine.service.requests`).
+`engine.service.database_watch`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Batch after batch: one sends its rows while the one before it is checked and committed, and the next is made ready.
+"""Batch after batch: one is sent and checked while the one before moves balances, and the next is made ready.
 
 What belongs here: which batch goes when, over which of two connections, and what happens when one fails.
 What does not: what a batch writes (see `settlement`), and the turns of two transactions (see `settlement_flight`).

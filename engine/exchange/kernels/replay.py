@@ -1,6 +1,6 @@
 """The replay kernel: orders of a journal decided, locked, matched and settled on arrays.
 
-What belongs here: what `engine.exchange.orders` and `engine.exchange.fills` do, decision by decision.
+What belongs here: what `engine.exchange.orders` and `engine.exchange.matching` do, decision by decision.
 What does not: commands that are rare or carry names (the kernel stops before one, and the online engine's own code
 applies it to the same balances: see `engine.exchange.replay_numba`).
 

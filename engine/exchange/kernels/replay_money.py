@@ -1,4 +1,4 @@
-"""What an order locks and a fill moves, on arrays: `engine.exchange.fills` compiled.
+"""What an order locks and a fill moves, on arrays: what `engine.exchange.locks` and `matching` do, for kernels.
 
 What belongs here: locks, and balances changed by them.
 What does not: which orders meet (see `replay`).
