@@ -6,26 +6,18 @@ import os
 import random
 import signal
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import psycopg
 import pytest
 
-from engine.exchange import history
-from engine.exchange.events import Event
 from engine.exchange.state import Registry
-from engine.sim.demo import load_demo
 from engine.store import settlement_pipeline
 from engine.store.settlement import Settler
 from engine.store.settlement_pipeline import settle_all
-from pipelines.local.urls import Servers
-from pipelines.settings import Settings
-from tests.fixtures.books import SMALL, BookUnderTest, MakeBook, drop_book, new_book
+from tests.fixtures.books import BookUnderTest, MakeBook
+from tests.fixtures.settlement import SMALL_BATCH, Groups, numbers
 from tests.integration.test_leases import OK, in_child, wait_for
 
-Groups = list[list[Event]]
-BATCH = 60
 MOST_KILLS = 8
 """Of one book; then a process is left in peace."""
 BATCHES_UNDER_WAY = (
@@ -37,30 +29,6 @@ HOLDING = (
     "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
     " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
 )
-NUMBERS = (
-    "SELECT concat_ws(' ', count(*), count(DISTINCT posting_no), (SELECT count(*) FROM exchange.trades),"
-    " (SELECT count(*) FROM ledger.ledger_entries), (SELECT sum(abs(balance)) FROM ledger.accounts),"
-    " (SELECT last_seq FROM ledger.settlement_cursor)) FROM ledger.journals"
-)
-
-
-@pytest.fixture(scope="module")
-def stream(tmp_path_factory: pytest.TempPathFactory) -> tuple[Groups, Registry]:
-    """All events of the small demo exchange by command, and its names."""
-    directory: Path = tmp_path_factory.mktemp("exchange")
-    load_demo(directory, SMALL)
-    with history.events_from(directory, 0) as events:
-        return list(events), events.registry
-
-
-@pytest.fixture(scope="module")
-def whole(settings: Settings, servers: Servers, stream: tuple[Groups, Registry]) -> Iterator[BookUnderTest]:
-    """A book settled by one process that nobody kills."""
-    made, (groups, registry) = new_book(settings, None, name="unkilled"), stream
-    with made.app() as connection:
-        settle_all(connection, Settler(registry), groups)
-    yield made
-    drop_book(made)
 
 
 def count(owner: psycopg.Connection, query: str) -> int:
@@ -72,13 +40,13 @@ def count(owner: psycopg.Connection, query: str) -> int:
 @pytest.mark.parametrize("books", [1, pytest.param(25, marks=pytest.mark.faults)])
 def test_settling_process_killed_at_random_moments_is_followed_by_one_that_comes_to_the_same(
     make_book: MakeBook,
-    stream: tuple[Groups, Registry],
-    whole: BookUnderTest,
+    demo_events: tuple[Groups, Registry],
+    at_once: BookUnderTest,
     monkeypatch: pytest.MonkeyPatch,
     books: int,
 ) -> None:
-    monkeypatch.setattr(settlement_pipeline, "BATCH", BATCH)
-    (groups, registry), dice, kills, beside = stream, random.Random(books), 0, 0
+    monkeypatch.setattr(settlement_pipeline, "BATCH", SMALL_BATCH)
+    (groups, registry), dice, kills, beside = demo_events, random.Random(books), 0, 0
     for _ in range(books):
         book = make_book(None)
 
@@ -114,7 +82,7 @@ def test_settling_process_killed_at_random_moments_is_followed_by_one_that_comes
                 time.sleep(0.1)
         os.close(begins)
         os.close(began)
-        assert book.value(NUMBERS) == whole.value(NUMBERS)
-        assert book.state_digest() == whole.state_digest()
+        assert numbers(book, gaps=True) == numbers(at_once, gaps=True)
+        assert book.state_digest() == at_once.state_digest()
     assert kills >= 3 * books
     assert beside > 0

@@ -1,72 +1,39 @@
-"""Settlement over two connections: one batch sends while the one before commits, in order, once, killed anywhere."""
+"""Settlement over two connections: one batch is sent while the one before commits, in order, once, killed anywhere."""
 
 from __future__ import annotations
 
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 
 from engine.errors import ComplineError
-from engine.exchange import history
-from engine.exchange.events import Event, Trade
+from engine.exchange.events import Trade
 from engine.exchange.state import Registry
-from engine.sim.demo import load_demo
 from engine.store import postings, settlement_pipeline
 from engine.store.connect import typed_errors
 from engine.store.settlement import Settler
 from engine.store.settlement_flight import Flight, OvertakenError, enter
 from engine.store.settlement_pipeline import settle_all
-from pipelines.local.urls import Servers
-from pipelines.settings import Settings
-from tests.fixtures.books import SMALL, BookUnderTest, MakeBook, drop_book, new_book
-
-Groups = list[list[Event]]
-BATCH = 60
-NUMBERS = (
-    "SELECT count(*), count(DISTINCT posting_no), max(posting_no), (SELECT count(*) FROM exchange.trades),"
-    " (SELECT count(*) FROM ledger.ledger_entries), (SELECT sum(abs(balance)) FROM ledger.accounts),"
-    " (SELECT last_seq FROM ledger.settlement_cursor), (SELECT count(*) FROM (SELECT engine_seq,"
-    " lag(engine_seq) OVER (ORDER BY posting_no) AS before FROM ledger.journals) x WHERE engine_seq < before)"
-    " FROM ledger.journals"
-)
-
-
-@pytest.fixture(scope="module")
-def stream(tmp_path_factory: pytest.TempPathFactory) -> tuple[Groups, Registry]:
-    """All events of the small demo exchange by command, and its names."""
-    directory: Path = tmp_path_factory.mktemp("exchange")
-    load_demo(directory, SMALL)
-    with history.events_from(directory, 0) as events:
-        return list(events), events.registry
-
-
-@pytest.fixture(scope="module")
-def whole(settings: Settings, servers: Servers, stream: tuple[Groups, Registry]) -> Iterator[BookUnderTest]:
-    """A book with all of it settled in one transaction: what any other way must come to."""
-    made, (groups, registry) = new_book(settings, None, name="whole"), stream
-    with made.app() as connection:
-        Settler(registry).settle(connection, flat(groups))
-    yield made
-    drop_book(made)
+from tests.fixtures.books import BookUnderTest, MakeBook
+from tests.fixtures.settlement import SMALL_BATCH, Groups, flat, numbers
 
 
 def test_connection_lost_while_a_consumer_enters_is_the_connections_error(
-    whole: BookUnderTest, monkeypatch: pytest.MonkeyPatch
+    at_once: BookUnderTest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with whole.app(autocommit=False) as connection:
+    with at_once.app(autocommit=False) as connection:
         execute = connection.execute
 
         def cut_after_the_second_turn(query: Any, params: Any = None) -> Any:
             done = execute(query, params)
             if params == (1,):
-                with whole.app() as other:
+                with at_once.app() as other:
                     other.execute("SELECT pg_terminate_backend(%s, 5000)", (connection.info.backend_pid,))
             return done
 
@@ -77,26 +44,13 @@ def test_connection_lost_while_a_consumer_enters_is_the_connections_error(
 
 @pytest.fixture(autouse=True)
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(settlement_pipeline, "BATCH", BATCH)
-
-
-def flat(groups: Groups) -> list[Event]:
-    return [event for group in groups for event in group]
-
-
-def numbers(book: BookUnderTest, *, gaps: bool = False) -> tuple[object, ...]:
-    """What counts of a book; with gaps, whatever the last posting number is."""
-    with book.admin() as connection:
-        row = connection.execute(NUMBERS.encode()).fetchone()
-    assert row is not None
-    assert row[7] == 0, "postings are numbered in the engine's order"
-    return (*row[:2], *row[3:]) if gaps else tuple(row)
+    monkeypatch.setattr(settlement_pipeline, "BATCH", SMALL_BATCH)
 
 
 def test_two_connections_come_to_what_one_transaction_does(
-    make_book: MakeBook, stream: tuple[Groups, Registry], whole: BookUnderTest, monkeypatch: pytest.MonkeyPatch
+    make_book: MakeBook, demo_events: tuple[Groups, Registry], at_once: BookUnderTest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (groups, registry), book, used, seen = stream, make_book(None), set[int](), list[int]()
+    (groups, registry), book, used, seen = demo_events, make_book(None), set[int](), list[int]()
     land = Flight.land
     monkeypatch.setattr(Flight, "land", lambda flight: used.add(flight.connection.info.backend_pid) or land(flight))
     with book.app() as connection:
@@ -107,16 +61,16 @@ def test_two_connections_come_to_what_one_transaction_does(
     assert len(seen) > 10
     assert done.last_seq == seen[-1] == len(groups)
     assert done.trades == len([event for event in flat(groups) if isinstance(event, Trade)])
-    assert numbers(book) == numbers(whole)
-    assert book.state_digest() == whole.state_digest()
+    assert numbers(book) == numbers(at_once)
+    assert book.state_digest() == at_once.state_digest()
     assert book.value("SELECT count(*) FROM pg_stat_activity WHERE pid = ANY(%s)", list(used)) == 0
 
 
 def test_killed_between_any_two_statements_of_either_transaction_nothing_is_lost_or_doubled(
-    make_book: MakeBook, stream: tuple[Groups, Registry], whole: BookUnderTest, monkeypatch: pytest.MonkeyPatch
+    make_book: MakeBook, demo_events: tuple[Groups, Registry], at_once: BookUnderTest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One book, settled by attempts that each end after so many statements, on whichever connection that is."""
-    (groups, registry), book = stream, make_book(None)
+    (groups, registry), book = demo_events, make_book(None)
     left, lock = 0, threading.Lock()
 
     def broken(real: Callable[..., object]) -> Callable[..., object]:
@@ -144,14 +98,14 @@ def test_killed_between_any_two_statements_of_either_transaction_nothing_is_lost
                     continue
                 break
     assert attempts > 40
-    assert numbers(book, gaps=True) == numbers(whole, gaps=True)
-    assert book.state_digest() == whole.state_digest()
+    assert numbers(book, gaps=True) == numbers(at_once, gaps=True)
+    assert book.state_digest() == at_once.state_digest()
 
 
 def test_servers_that_end_at_any_moment_lose_and_double_nothing(
-    make_book: MakeBook, stream: tuple[Groups, Registry], whole: BookUnderTest
+    make_book: MakeBook, demo_events: tuple[Groups, Registry], at_once: BookUnderTest
 ) -> None:
-    (groups, registry), book, dice = stream, make_book(None), random.Random(5)
+    (groups, registry), book, dice = demo_events, make_book(None), random.Random(5)
     ended = 0
     for _ in range(60):
         with book.app() as connection, book.app() as other:
@@ -182,14 +136,14 @@ def test_servers_that_end_at_any_moment_lose_and_double_nothing(
                 thread.join()
             break
     assert ended >= 3
-    assert numbers(book, gaps=True) == numbers(whole, gaps=True)
-    assert book.state_digest() == whole.state_digest()
+    assert numbers(book, gaps=True) == numbers(at_once, gaps=True)
+    assert book.state_digest() == at_once.state_digest()
 
 
 def test_three_consumers_at_once_have_one_effect(
-    make_book: MakeBook, stream: tuple[Groups, Registry], whole: BookUnderTest
+    make_book: MakeBook, demo_events: tuple[Groups, Registry], at_once: BookUnderTest
 ) -> None:
-    (groups, registry), book = stream, make_book(None)
+    (groups, registry), book = demo_events, make_book(None)
     start, failures, trades = threading.Barrier(3), list[BaseException](), list[int]()
 
     def run() -> None:
@@ -207,14 +161,14 @@ def test_three_consumers_at_once_have_one_effect(
         thread.join()
     assert failures == []
     assert sum(trades) == len([event for event in flat(groups) if isinstance(event, Trade)])
-    assert numbers(book, gaps=True) == numbers(whole, gaps=True)
-    assert book.state_digest() == whole.state_digest()
+    assert numbers(book, gaps=True) == numbers(at_once, gaps=True)
+    assert book.state_digest() == at_once.state_digest()
 
 
 def test_refused_batch_leaves_those_before_it_and_takes_none_after_it(
-    make_book: MakeBook, stream: tuple[Groups, Registry], whole: BookUnderTest
+    make_book: MakeBook, demo_events: tuple[Groups, Registry], at_once: BookUnderTest
 ) -> None:
-    (groups, registry), book, seen = stream, make_book(None), list[int]()
+    (groups, registry), book, seen = demo_events, make_book(None), list[int]()
     at = next(n for n in range(len(groups) // 2, len(groups)) if any(isinstance(e, Trade) for e in groups[n]))
     poor = [e._replace(base_units=10**30) if isinstance(e, Trade) else e for e in groups[at]]
     with book.app() as connection:
@@ -224,14 +178,14 @@ def test_refused_batch_leaves_those_before_it_and_takes_none_after_it(
         assert book.value("SELECT last_seq FROM ledger.settlement_cursor") == seen[-1]
         assert book.value("SELECT max(engine_seq) FROM ledger.journals") <= seen[-1]  # type: ignore[operator]
         settle_all(connection, Settler(registry), groups)
-    assert numbers(book, gaps=True) == numbers(whole, gaps=True)
-    assert book.state_digest() == whole.state_digest()
+    assert numbers(book, gaps=True) == numbers(at_once, gaps=True)
+    assert book.state_digest() == at_once.state_digest()
 
 
 def test_error_of_whoever_watches_leaves_what_was_committed_and_no_open_transaction(
-    make_book: MakeBook, stream: tuple[Groups, Registry]
+    make_book: MakeBook, demo_events: tuple[Groups, Registry]
 ) -> None:
-    (groups, registry), book, seen = stream, make_book(None), list[int]()
+    (groups, registry), book, seen = demo_events, make_book(None), list[int]()
 
     def watch(seq: int) -> None:
         seen.append(seq)
@@ -247,9 +201,9 @@ def test_error_of_whoever_watches_leaves_what_was_committed_and_no_open_transact
 
 
 def test_batch_sent_before_its_predecessor_committed_goes_with_it(
-    make_book: MakeBook, stream: tuple[Groups, Registry]
+    make_book: MakeBook, demo_events: tuple[Groups, Registry]
 ) -> None:
-    (groups, registry), book = stream, make_book(None)
+    (groups, registry), book = demo_events, make_book(None)
     trades = [n for n, group in enumerate(groups) if any(isinstance(e, Trade) for e in group)]
     one, two = trades[-2:]
     settler = Settler(registry)
@@ -265,9 +219,9 @@ def test_batch_sent_before_its_predecessor_committed_goes_with_it(
 
 
 def test_posting_drawn_by_another_waits_for_settlement_and_comes_after_it(
-    make_book: MakeBook, stream: tuple[Groups, Registry]
+    make_book: MakeBook, demo_events: tuple[Groups, Registry]
 ) -> None:
-    (groups, registry), book = stream, make_book(None)
+    (groups, registry), book = demo_events, make_book(None)
     settler = Settler(registry)
     with book.app() as first, book.app() as other:
         flight = settler.send(first, settler.prepare(flat(groups[:200])))
@@ -301,12 +255,12 @@ def test_blocks_drawn_at_once_do_not_overlap(make_book: MakeBook) -> None:
 @pytest.mark.parametrize("landed", [False, True])
 def test_signal_while_a_batch_is_waited_for_lets_it_land_and_takes_back_the_one_after_it(
     make_book: MakeBook,
-    stream: tuple[Groups, Registry],
-    whole: BookUnderTest,
+    demo_events: tuple[Groups, Registry],
+    at_once: BookUnderTest,
     monkeypatch: pytest.MonkeyPatch,
     landed: bool,
 ) -> None:
-    (groups, registry), book, seen = stream, make_book(None), list[int]()
+    (groups, registry), book, seen = demo_events, make_book(None), list[int]()
     wait, waits = Flight.wait, list[Flight]()
 
     def interrupted(flight: Flight) -> None:
@@ -327,14 +281,14 @@ def test_signal_while_a_batch_is_waited_for_lets_it_land_and_takes_back_the_one_
         assert book.value("SELECT last_seq FROM ledger.settlement_cursor") == seen[-1]
         assert not [one for one in threading.enumerate() if one.name.startswith("settlement-")]
         settle_all(connection, Settler(registry), groups)
-    assert numbers(book, gaps=True) == numbers(whole, gaps=True)
-    assert book.state_digest() == whole.state_digest()
+    assert numbers(book, gaps=True) == numbers(at_once, gaps=True)
+    assert book.state_digest() == at_once.state_digest()
 
 
 def test_later_batch_waits_in_the_guard_and_has_no_balance_locked_while_the_one_before_is_under_way(
-    make_book: MakeBook, stream: tuple[Groups, Registry]
+    make_book: MakeBook, demo_events: tuple[Groups, Registry]
 ) -> None:
-    (groups, registry), book = stream, make_book(None)
+    (groups, registry), book = demo_events, make_book(None)
     one, two = [n for n, group in enumerate(groups) if any(isinstance(e, Trade) for e in group)][-2:]
     settler = Settler(registry)
     waiting = (
