@@ -1,7 +1,7 @@
 """An EVM node by JSON-RPC: a contract's answer about a signature, and an address's balance, at the finalised block.
 
 What belongs here: the few calls that attestations need, read strictly.
-What does not: what an answer is worth (see `engine.reserves.attestation`).
+What does not: what an answer is worth (see `engine.reserves.ownership`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.errors import InputError, UncheckedError
-from engine.reserves.attestation import eip1271_call, message_of
+from engine.reserves.ownership import eip1271_call, message_of
 
 _LONGEST = 1 << 20
 _HEX = re.compile(r"0x[0-9a-f]*")

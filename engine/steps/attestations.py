@@ -1,7 +1,7 @@
 """Step `attestations`: what lies on each attested address at the cut-off, who proved to control it, and the ratio.
 
 What belongs here: from captured documents to the manifest's reserve entries.
-What does not: capturing (`compline reserves attest`), and what a document is worth (see `engine.reserves.attestation`).
+What does not: capturing (`compline reserves attest`), and what a document is worth (see `engine.reserves.attested`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from engine.canonical import sha256_jcs
 from engine.close.policy import RESERVES_COVER_LIABILITIES
 from engine.errors import ConfigError
 from engine.money import text_of
-from engine.reserves.attestation import Address, Attested, Judge
+from engine.reserves.attestation import Address
+from engine.reserves.attested import Attested, Judge
 from engine.steps.context import Inputs, Step, StepContext, StepOutput
 from engine.store import attestations, days
 from engine.store.connect import Connection

@@ -15,7 +15,8 @@ from engine.clock import iso_s
 from engine.close.policy import TREES_EQUAL_CONTROL_TOTALS
 from engine.errors import GateError, UncheckedError
 from engine.reserves.arena import TreeArena, folder_of
-from engine.reserves.build import BuiltTree, TreeKernel, build_trees
+from engine.reserves.arena_builder import BuiltTree
+from engine.reserves.build import TreeKernel, build_trees
 from engine.reserves.entries import AssetEntry
 from engine.reserves.header import Header
 from engine.reserves.keys import KeyRing

@@ -17,7 +17,8 @@ from engine.store import lots as store
 from engine.store.connect import Connection
 from engine.store.copy_binary import EPOCH_DAYS
 from engine.store.days import Day
-from engine.valuation.day import book_day, positions_of
+from engine.valuation.day import book_day
+from engine.valuation.events import positions_of
 from engine.valuation.method import Method
 
 NOT_KEPT = StepOutput(0, sha256_jcs("not kept"), {"kept": "no: the policy asks for neither identity"})

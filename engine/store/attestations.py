@@ -1,7 +1,7 @@
 """Attestations in the database: captured documents, the entries of a day, and reserves against liabilities.
 
 What belongs here: reading and writing those rows.
-What does not: what a document is worth (see `engine.reserves.attestation`).
+What does not: what a document is worth (see `engine.reserves.attested`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from decimal import Decimal
 import psycopg
 
 from engine.money import to_units
-from engine.reserves.attestation import Attested, Document, PastCheckpoint, StoredReading
+from engine.reserves.attestation import Document
+from engine.reserves.attested import Attested, PastCheckpoint, StoredReading
 from engine.reserves.entries import ReserveEntry
 from engine.store.postings import amount_text
 

@@ -20,8 +20,9 @@ from engine.clock import day_number
 from engine.errors import GateError
 from engine.exchange.kernels.copy_fields import GROUPS, LIMBS
 from engine.store.copy_binary import EPOCH_DAYS, HEADER, TRAILER
-from engine.valuation import day as valuation
-from engine.valuation.day import GAIN_COLUMNS, IS_VALUE, BookedDay, Opening, Positions, Trades, Transfers
+from engine.valuation import events
+from engine.valuation.day import GAIN_COLUMNS, IS_VALUE, BookedDay, Opening
+from engine.valuation.events import Positions, Trades, Transfers
 from engine.valuation.kernels import copy_rows
 
 Array = npt.NDArray[Any]
@@ -108,10 +109,10 @@ def read_trades(connection: psycopg.Connection, day: date, version: int, assets:
 
 
 _KINDS = {
-    "deposit": (valuation.DEPOSIT, valuation.REVERSED),
-    "withdrawal": (valuation.REWARD, valuation.WITHDRAWN),
-    "reward": (valuation.REWARD, valuation.ADJUSTED_DOWN),
-    "adjustment": (valuation.ADJUSTED_UP, valuation.ADJUSTED_DOWN),
+    "deposit": (events.DEPOSIT, events.REVERSED),
+    "withdrawal": (events.REWARD, events.WITHDRAWN),
+    "reward": (events.REWARD, events.ADJUSTED_DOWN),
+    "adjustment": (events.ADJUSTED_UP, events.ADJUSTED_DOWN),
 }
 
 

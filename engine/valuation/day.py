@@ -1,31 +1,43 @@
-"""A day of positions: its trades and transfers become events, the events are booked, and each position gets its row.
+"""A day of positions: its events are booked, and each position gets its lots and its row.
 
-What belongs here: which events a trade has, what each is worth to its position, and the sums of a position's row.
-What does not: reading and writing Postgres (see `engine.store.lots`), and booking itself (see `booking`).
+What belongs here: the order of a position's events, the lots that are left, and the sums of a position's row.
+What does not: which events a trade has (see `events`), booking itself (see `booking`), and reading and writing Postgres
+(see `engine.store.lots`).
 
-Amounts are words of 128 bits as in `booking`, in smallest units of their asset; values are in those of the reporting
+Amounts are words of 128 bits as in `words`, in smallest units of their asset; values are in those of the reporting
 currency, which is worth itself: its positions have no lots, their cost is their quantity.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from engine.errors import GateError
 from engine.valuation.booking import Booked, Flows, book, integers
+from engine.valuation.events import (
+    ACQUIRES,
+    ADJUSTED_DOWN,
+    ADJUSTED_UP,
+    BOUGHT,
+    DEPOSIT,
+    FEE,
+    KINDS,
+    REBATE,
+    REVERSED,
+    REWARD,
+    SOLD,
+    WITHDRAWN,
+    Events,
+    Positions,
+    Trades,
+    Transfers,
+    events_of,
+)
 from engine.valuation.kernels.copy_rows import add_up, place_in_order
 from engine.valuation.method import Method
-
-Array = npt.NDArray[Any]
-
-BOUGHT, SOLD, FEE, REBATE, DEPOSIT, REVERSED, WITHDRAWN, REWARD, ADJUSTED_UP, ADJUSTED_DOWN, KINDS = range(11)
-_ACQUIRES = np.isin(np.arange(KINDS), (BOUGHT, REBATE, DEPOSIT, REWARD, ADJUSTED_UP))
-LEGS = 8
-"""Numbers that the lots of one fill may have: base of maker and taker, quote of both, rebates of both."""
+from engine.valuation.words import Array, minus, plus, total
 
 GAIN_COLUMNS = (
     "bought, bought_value, sold, sold_value, fees, fees_value, deposited, deposited_value, withdrawn, withdrawn_value,"
@@ -33,62 +45,6 @@ GAIN_COLUMNS = (
     " cost"
 )
 IS_VALUE = np.array([False, True] * 7 + [True, True, True, True, False, True])
-
-
-@dataclass(slots=True)
-class Trades:
-    """Fills of a day in the engine's order; one row each, amounts uint64[rows, 2].
-
-    Attributes:
-        seq: the engine's sequence. fill: the number of the fill within it.
-        base: number of the asset. quote: alike.
-        maker: user. taker: user.
-        taker_buys: bool.
-        quantity: of base. quote_quantity: of quote.
-        fees: of maker and taker, in quote, magnitudes. rebate: which of them are negative, bool.
-        value: of the trade. fee_values: of the fees, magnitudes.
-    """
-
-    seq: Array
-    fill: Array
-    base: Array
-    quote: Array
-    maker: Array
-    taker: Array
-    taker_buys: Array
-    quantity: Array
-    quote_quantity: Array
-    fees: tuple[Array, Array]
-    rebate: tuple[Array, Array]
-    value: Array
-    fee_values: tuple[Array, Array]
-
-
-@dataclass(slots=True)
-class Transfers:
-    """Deposits, withdrawals, rewards and adjustments in the engine's order; `kind` is one of the kinds above."""
-
-    seq: Array
-    user: Array
-    asset: Array
-    kind: Array
-    quantity: Array
-    value: Array
-
-
-@dataclass(slots=True)
-class Positions:
-    """Positions that a day changes, ordered by user and asset; `at` finds one by place of user and number of asset."""
-
-    users: Array
-    assets: Array
-    at: Array
-    known_users: Array
-
-    def of(self, user: Array, asset: Array) -> Array:
-        """The places of positions; users and assets are of this day."""
-        found: Array = self.at[np.searchsorted(self.known_users, user), asset]
-        return found
 
 
 @dataclass(slots=True)
@@ -125,53 +81,6 @@ class BookedDay:
     gains: Array
 
 
-def positions_of(trades: Trades, transfers: Transfers, assets: int) -> Positions:
-    """Positions that the events change.
-
-    Args:
-        trades: of the day.
-        transfers: of the day.
-        assets: one more than the greatest number of an asset.
-    """
-    users = np.unique(np.concatenate((trades.maker, trades.taker, transfers.user)))
-    there = np.zeros((len(users), assets), bool)
-    for user in (trades.maker, trades.taker):
-        place = np.searchsorted(users, user)
-        there[place, trades.base] = True
-        there[place, trades.quote] = True
-    there[np.searchsorted(users, transfers.user), transfers.asset] = True
-    at = np.full(there.shape, -1, np.int64)
-    at[there] = np.arange(int(there.sum()))
-    rows, columns = np.nonzero(there)
-    return Positions(users[rows], columns.astype(np.int64), at, users)
-
-
-@dataclass(slots=True)
-class _Events:
-    """Events of one source; `when` orders those of all, `sub` numbers those of one sequence."""
-
-    when: Array
-    seq: Array
-    sub: Array
-    position: Array
-    kind: Array
-    quantity: Array
-    value: Array
-    ranked: Array
-
-    def __len__(self) -> int:
-        return len(self.seq)
-
-    def take(self, which: Array) -> _Events:
-        """Some of the events, in an order."""
-        return _Events(*(getattr(self, name)[which] for name in self.__slots__))
-
-    @classmethod
-    def joined(cls, parts: list[_Events]) -> _Events:
-        """Events of several sources, one after the other."""
-        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in cls.__slots__))
-
-
 def book_day(
     trades: Trades,
     transfers: Transfers,
@@ -201,10 +110,10 @@ def book_day(
         GateError: a sequence does not increase, or a user disposes of more than he has; names user, asset and sequence.
     """
     _check_order(trades)
-    parts = _events(trades, transfers, positions, currency if fees_into_price else None)
+    parts = events_of(trades, transfers, positions, currency if fees_into_price else None)
     plain = positions.assets == currency
     currencies = [part.take(np.flatnonzero(plain[part.position])) for part in parts]
-    coins = _Events.joined([part.take(np.flatnonzero(~plain[part.position])) for part in parts])
+    coins = Events.joined([part.take(np.flatnonzero(~plain[part.position])) for part in parts])
     del parts
     # Runs that are in order already: a stable sort merges them.
     coins = coins.take(np.argsort(coins.when, kind="stable"))
@@ -216,7 +125,7 @@ def book_day(
     lots_from = np.concatenate(([0], np.cumsum(np.bincount(opening.lot_position, minlength=how_many)))).astype(np.int64)
     flows = Flows(
         starts,
-        _ACQUIRES[coins.kind],
+        ACQUIRES[coins.kind],
         np.ascontiguousarray(coins.quantity),
         np.ascontiguousarray(coins.value),
         np.ascontiguousarray(coins.ranked),
@@ -248,47 +157,7 @@ def _check_order(trades: Trades) -> None:
         )
 
 
-def _events(trades: Trades, transfers: Transfers, positions: Positions, capitalised_in: int | None) -> list[_Events]:
-    """Every leg of every trade, every fee and every transfer, by source.
-
-    Args:
-        trades: of the day.
-        transfers: of the day.
-        positions: those that change.
-        capitalised_in: the reporting currency, where fees go into the price of what is not that.
-    """
-    parts = []
-    row = np.arange(len(trades.seq), dtype=np.int64) * 2 * LEGS + 1
-    sides = ((trades.maker, ~trades.taker_buys), (trades.taker, trades.taker_buys))
-    for number, (user, buys) in enumerate(sides):
-        fees, worth, rebate = trades.fees[number], trades.fee_values[number], trades.rebate[number]
-        base, quote = positions.of(user, trades.base), positions.of(user, trades.quote)
-        price = trades.value
-        if capitalised_in is not None:
-            into = ~rebate & (buys | _at_most(worth, price)) & (trades.base != capitalised_in)
-            moved = np.where(buys[:, None], _plus(price, worth), _minus(price, worth))
-            price = np.where(into[:, None], moved, price)
-        legs = (
-            (base, np.where(buys, BOUGHT, SOLD), trades.quantity, price, trades.value),
-            (quote, np.where(buys, SOLD, BOUGHT), trades.quote_quantity, trades.value, trades.value),
-            (quote, np.where(rebate, REBATE, FEE), fees, worth, worth),
-        )
-        for leg, (position, kind, quantity, value, ranked) in enumerate(legs):
-            sub = number + 2 * leg
-            event = _Events(
-                row + 2 * sub, trades.seq, trades.fill * LEGS + sub, position, kind, quantity, value, ranked
-            )
-            parts.append(event if leg < 2 else event.take(np.flatnonzero((fees != 0).any(axis=1))))
-    # A command is a trade's or a transfer's, so no sequence is both.
-    before = np.searchsorted(trades.seq, transfers.seq) * 2 * LEGS
-    position = positions.of(transfers.user, transfers.asset)
-    none = np.zeros(len(transfers.seq), np.int64)
-    amounts = (transfers.quantity, transfers.value, transfers.value)
-    parts.append(_Events(before, transfers.seq, none, position, transfers.kind, *amounts))
-    return parts
-
-
-def _check_booked(booked: Booked, coins: _Events, positions: Positions, opening: Opening, flows: Flows) -> None:
+def _check_booked(booked: Booked, coins: Events, positions: Positions, opening: Opening, flows: Flows) -> None:
     if booked.oversold:
         g, event = booked.oversold[0]
         before = slice(int(flows.event_from[g]), event)
@@ -311,7 +180,7 @@ def _check_booked(booked: Booked, coins: _Events, positions: Positions, opening:
         )
 
 
-def _lots_left(booked: Booked, coins: _Events, positions: Positions, opening: Opening, day: int) -> tuple[Array, Array]:
+def _lots_left(booked: Booked, coins: Events, positions: Positions, opening: Opening, day: int) -> tuple[Array, Array]:
     """Keys and amounts of the lots that are left."""
     slots = booked.live()
     place = np.searchsorted(booked.lot_from, slots, side="right") - 1
@@ -328,9 +197,9 @@ def _lots_left(booked: Booked, coins: _Events, positions: Positions, opening: Op
 
 def _gains(
     how_many: int,
-    coins: _Events,
+    coins: Events,
     cost: Array,
-    currencies: list[_Events],
+    currencies: list[Events],
     lot_keys: Array,
     lots: Array,
     positions: Positions,
@@ -343,15 +212,15 @@ def _gains(
         cells = events.position * KINDS + events.kind
         add_up(cells, np.ascontiguousarray(events.quantity), quantities)
         add_up(cells, np.ascontiguousarray(worth), values)
-        add_up(np.where(_ACQUIRES[events.kind], -1, cells), np.ascontiguousarray(spent), costs)
+        add_up(np.where(ACQUIRES[events.kind], -1, cells), np.ascontiguousarray(spent), costs)
     q, v, c = (sums.reshape(how_many, KINDS, 2) for sums in (quantities, values, costs))
-    proceeds, disposed = (_sum(sums[:, ~_ACQUIRES]) for sums in (v, c))
+    proceeds, disposed = (total(sums[:, ~ACQUIRES]) for sums in (v, c))
     left = np.zeros((2, how_many, 2), np.uint64)
     place = positions.of(lot_keys[:, 0], lot_keys[:, 1])
     add_up(place, np.ascontiguousarray(lots[:, 2]), left[0])
     add_up(place, np.ascontiguousarray(lots[:, 3]), left[1])
     plain = positions.assets == currency
-    held = _plus(opening.quantity, _minus(_sum(q[:, _ACQUIRES]), _sum(q[:, ~_ACQUIRES])))
+    held = plus(opening.quantity, minus(total(q[:, ACQUIRES]), total(q[:, ~ACQUIRES])))
     short = np.flatnonzero(plain & (held[:, 1] >> np.uint64(63) != 0))
     if len(short):
         raise GateError(
@@ -361,41 +230,15 @@ def _gains(
         )
     columns = [
         *(sums[:, kind] for kind in (BOUGHT, SOLD) for sums in (q, v)),
-        *(_minus(sums[:, FEE], sums[:, REBATE]) for sums in (q, v)),
-        *(_minus(sums[:, DEPOSIT], sums[:, REVERSED]) for sums in (q, v)),
+        *(minus(sums[:, FEE], sums[:, REBATE]) for sums in (q, v)),
+        *(minus(sums[:, DEPOSIT], sums[:, REVERSED]) for sums in (q, v)),
         *(sums[:, kind] for kind in (WITHDRAWN, REWARD) for sums in (q, v)),
-        *(_minus(sums[:, ADJUSTED_UP], sums[:, ADJUSTED_DOWN]) for sums in (q, v)),
+        *(minus(sums[:, ADJUSTED_UP], sums[:, ADJUSTED_DOWN]) for sums in (q, v)),
         proceeds,
         disposed,
-        _minus(proceeds, disposed),
-        _minus(v[:, SOLD], c[:, SOLD]),
+        minus(proceeds, disposed),
+        minus(v[:, SOLD], c[:, SOLD]),
         np.where(plain[:, None], held, left[0]),
         np.where(plain[:, None], held, left[1]),
     ]
     return np.ascontiguousarray(np.stack(columns, axis=1))
-
-
-def _plus(a: Array, b: Array) -> Array:
-    """Sums of amounts, modulo 2^128."""
-    low = a[..., 0] + b[..., 0]
-    return np.stack((low, a[..., 1] + b[..., 1] + (low < a[..., 0]).astype(np.uint64)), axis=-1)
-
-
-def _minus(a: Array, b: Array) -> Array:
-    """Differences of amounts, modulo 2^128."""
-    borrow = (a[..., 0] < b[..., 0]).astype(np.uint64)
-    return np.stack((a[..., 0] - b[..., 0], a[..., 1] - b[..., 1] - borrow), axis=-1)
-
-
-def _sum(amounts: Array) -> Array:
-    """Sums over the kinds of each position."""
-    total = amounts[:, 0]
-    for kind in range(1, amounts.shape[1]):
-        total = _plus(total, amounts[:, kind])
-    return total
-
-
-def _at_most(a: Array, b: Array) -> Array:
-    """Whether unsigned amounts are at most others."""
-    found: Array = (a[:, 1] < b[:, 1]) | ((a[:, 1] == b[:, 1]) & (a[:, 0] <= b[:, 0]))
-    return found

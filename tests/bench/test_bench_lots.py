@@ -24,7 +24,8 @@ from engine.store.settlement import Settler
 from engine.store.settlement_batch import BATCH
 from engine.store.settlement_pipeline import settle_all
 from engine.valuation.booking import Flows, book
-from engine.valuation.day import book_day, positions_of
+from engine.valuation.day import book_day
+from engine.valuation.events import positions_of
 from engine.valuation.fills import read_fills
 from engine.valuation.method import Method
 from engine.valuation.report import FeeTreatment, report

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from pymerkle import InmemoryTree
 
-from engine.reserves.build import Timings, TreeKernel, build_trees
+from engine.reserves.arena_builder import Timings
+from engine.reserves.build import TreeKernel, build_trees
 from engine.reserves.kernels import leaves as leaf_kernels
 from engine.reserves.kernels import nodes as node_kernels
 from engine.reserves.kernels.sha256 import block_address, hash_blocks, new_scratch

@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 
 from engine.errors import InputError, UncheckedError
 from engine.gateways.evm_rpc import EvmRpc
-from engine.reserves.attestation import Address, eip191_digest, message_of, parse_documents, verify_ownership
+from engine.reserves.attestation import Address, parse_documents
+from engine.reserves.ownership import eip191_digest, message_of, verify_ownership
 from engine.store import attestations
 from pipelines.cli.app import app as cli
 from tests.fixtures.attested import Account, encode_defunct

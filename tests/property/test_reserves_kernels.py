@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 
 from engine.errors import ConfigError, UncheckedError
 from engine.money import MAX_UNITS
-from engine.reserves import build as building
+from engine.reserves import arena_builder
 from engine.reserves.arena import TreeArena, folder_of
-from engine.reserves.build import ArenaBuilder, TreeKernel, build_trees, ordered
+from engine.reserves.arena_builder import ArenaBuilder, ordered
+from engine.reserves.build import TreeKernel, build_trees
 from engine.reserves.fields import u64
 from engine.reserves.holdings import blocks_of, read_block
 from engine.reserves.kernels import leaves as leaf_kernels
@@ -95,7 +96,7 @@ def test_accounts_across_blocks_and_threads_give_the_same_files(
     held = {f"u-{n * 7919 % 10007:05d}": {"BTC": n * n, ASSETS[7][0]: n} for n in range(5000)}
     text, policy = text_of(held), TreePolicy(2, (14,))
     whole = built(tmp_path / "whole", held, TreeKernel.HASHLIB, policy)
-    monkeypatch.setattr(building, "BUCKET_LEAVES", 1 << 9)
+    monkeypatch.setattr(arena_builder, "BUCKET_LEAVES", 1 << 9)
     for workers in (1, 3):
         with ArenaBuilder(tmp_path / str(workers), ASSETS, ctx=CTX, ring=RING, policy=policy, workers=workers) as made:
             for block in blocks_of([text[at : at + 777] for at in range(0, len(text), 777)], block_bytes=9000):

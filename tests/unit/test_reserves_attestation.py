@@ -12,23 +12,12 @@ import pytest
 
 from engine.close.policy import CORE_GATES, RESERVES_COVER_LIABILITIES, Policy
 from engine.errors import ConfigError
-from engine.reserves.attestation import (
-    Address,
-    AttestationError,
-    Document,
-    Judge,
-    Method,
-    PastCheckpoint,
-    StoredReading,
-    eip1271_call,
-    message_of,
-    parse_documents,
-    statement_message,
-    verify_ownership,
-)
+from engine.reserves.attestation import Address, AttestationError, Document, Method, parse_documents
+from engine.reserves.attested import Judge, PastCheckpoint, StoredReading
 from engine.reserves.checkpoint import sign_checkpoint
 from engine.reserves.fields import FormatError
 from engine.reserves.keys import derive_demo_keys
+from engine.reserves.ownership import eip1271_call, message_of, statement_message, verify_ownership
 from engine.reserves.signing import Ed25519ManifestSigner
 from tests.fixtures.attested import Account, encode_defunct
 
@@ -57,7 +46,7 @@ TAPROOT_SIGNED = "AUCJYOwOjxYAvatTAGYaVlNXBVyFuc4MwNQkOuK2tl8xhfKDONd0NjfYyNSYcR
 
 
 def bip322(address: str, message: str, signature: str) -> bool:
-    from engine.reserves.attestation import _by_bip322
+    from engine.reserves.ownership import _by_bip322
 
     return _by_bip322(address, message, {"signature": signature})
 
@@ -284,7 +273,8 @@ def test_malformed_document_is_refused(text: str) -> None:
 def test_verifying_a_signature_leaves_the_recursion_limit_as_it_was() -> None:
     """Ethereum's libraries raise it to 100,000, with which deep JSON crashes the process instead of raising."""
     code = (
-        "import json, sys; from engine.reserves.attestation import *; limit = sys.getrecursionlimit();"
+        "import json, sys; from engine.reserves.attestation import *; from engine.reserves.ownership import *;"
+        "limit = sys.getrecursionlimit();"
         f"d = parse_documents({ownership(Method.EIP191, signed()).to_bytes()!r}, where='x')[0];"
         f"verify_ownership(d, Address.parse('ETH ethereum {WALLET.address} eip191'));"
         "eip1271_call('x', '0x00'); eip191_digest('x'); assert sys.getrecursionlimit() == limit;"

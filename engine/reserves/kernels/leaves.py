@@ -1,7 +1,7 @@
 """Leaves in kernels: users' keys, leaf secrets, cut points, tags, the keyed order and the placing.
 
 What belongs here: the same bytes as `engine.reserves.leaves` and `keys`, for arrays of accounts.
-What does not: files and threads around them (see `engine.reserves.build`), and the levels above (see `nodes`).
+What does not: files and threads around them (see `engine.reserves.arena_builder`), and the levels above (see `nodes`).
 
 Amounts are two unsigned words, low one first, below 2^127. A live leaf is 48 bytes: tag, then the amount as u128.
 """
