@@ -119,6 +119,10 @@ class JournalReader:
         raw = os.pread(self._fd, RECORD_BYTES, seq * RECORD_BYTES)
         return raw if len(raw) == RECORD_BYTES else None
 
+    def raw_between(self, seq: int, size: int) -> bytes:
+        """The bytes from a sequence on, unchecked."""
+        return os.pread(self._fd, size, seq * RECORD_BYTES)
+
     def crc_at(self, seq: int) -> int | None:
         """The CRC that the record of a sequence states (the header's for 0); None beyond the end."""
         if seq == 0:

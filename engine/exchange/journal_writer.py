@@ -1,7 +1,7 @@
 """The journal written: one writer, group commit, nothing half-written.
 
-What belongs here: the lock, appending, fsync, cutting back a torn tail or a failed group.
-What does not: the order and time of commands (see `sequencer`).
+What belongs here: the lock, appending, when a group counts as durable, cutting back a torn tail or a failed group.
+What does not: the order and time of commands (see `sequencer`), the second file (see `commit_log`).
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ from typing import Protocol
 
 from engine.clock import from_day_number
 from engine.exchange import codec
-from engine.exchange.codec import JournalRecord
+from engine.exchange.codec import RECORD_BYTES, JournalRecord
 from engine.exchange.commands import Command
+from engine.exchange.commit_log import LOG_NAME, CommitLog, Run
 from engine.exchange.errors import JournalBrokenError, JournalLockedError, JournalMismatchError, JournalWriteError
-from engine.exchange.journal import JournalReader, header_bytes, journal_path
+from engine.exchange.journal import JournalReader, Tail, header_bytes, journal_path
+from engine.exchange.whole_file import write_atomically, write_whole
 
 LOCK_NAME = "journal.lock"
 _GROUP_BYTES = 4 * 1024 * 1024
@@ -57,6 +59,7 @@ class JournalWriter:
         """
         self.path = journal_path(directory)
         self._fd = -1
+        self._log: CommitLog | None = None
         self._broken = False
         self._buffer = bytearray()
         try:
@@ -74,6 +77,7 @@ class JournalWriter:
 
     def _open(self, directory: Path, first_day: int) -> None:
         if not self.path.exists():
+            (directory / LOG_NAME).unlink(missing_ok=True)
             write_atomically(self.path, header_bytes(first_day))
         with JournalReader(self.path) as reader:
             if reader.first_day != first_day:
@@ -84,15 +88,32 @@ class JournalWriter:
                     next_step="use that first day, or another directory",
                 )
             tail = reader.tail()
+            self._log = CommitLog(directory)
+            run = self._log.run_of(reader, tail)
         self._fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
         self.torn_bytes = tail.torn_bytes
         if tail.torn_bytes:
             os.ftruncate(self._fd, tail.end)
+            # Before anything is written there: a power cut in between leaves no hole with records behind it.
+            os.fsync(self._fd)
+        if run is not None:
+            tail = self._restore(run, tail)
         # What a killed writer left may be good and not yet on the disk; it is built upon from here.
         os.fsync(self._fd)
+        self._log.clear()
         self._committed = tail.end
         self.last_seq = tail.seq
         self.last_crc = tail.crc
+
+    def _restore(self, run: Run, tail: Tail) -> Tail:
+        """Write what the commit log holds into the journal; where that ends then.
+
+        Also what is there already: after an fsync that failed, the system shows bytes that the disk never got.
+        """
+        write_whole(self._fd, run.raw, run.first_seq * RECORD_BYTES)
+        if run.last_seq <= tail.seq:
+            return tail
+        return Tail(run.last_seq, codec.crc_of(run.raw[-RECORD_BYTES:]), (run.last_seq + 1) * RECORD_BYTES, 0)
 
     def append(self, command: Command, ts_us: int) -> JournalRecord:
         """Put a command at the end; durable after the next `commit`.
@@ -113,7 +134,10 @@ class JournalWriter:
         return record
 
     def commit(self) -> None:
-        """Write and fsync what was appended, whole or not at all.
+        """Make what was appended durable, whole or not at all.
+
+        The journal is appended to, and the group goes into the commit log, for which the disk is waited. Where that
+        has no room, the journal is fsynced, and the log begins anew.
 
         Raises:
             JournalWriteError: the disk refused; the group was cut back and this writer is done.
@@ -123,36 +147,76 @@ class JournalWriter:
             raise JournalBrokenError(self.path)
         if not self._buffer:
             return
+        assert self._log is not None, "an open writer has its log"
+        group = bytes(self._buffer)
         try:
-            written = 0
-            view = memoryview(self._buffer)
-            while written < len(view):
-                written += os.pwrite(self._fd, view[written:], self._committed + written)
-            os.fsync(self._fd)
+            write_whole(self._fd, group, self._committed)
+            if not self._log.append(group):
+                self._sync()
+                self._log.rewind()
         except OSError as error:
-            self._broken = True
-            with contextlib.suppress(OSError):
-                os.ftruncate(self._fd, self._committed)
-                os.fsync(self._fd)
+            self._take_back()
             raise JournalWriteError(self.path, error) from None
-        self._committed += written
-        # A new buffer rather than clear(): the view above still exports the old one.
-        self._buffer = bytearray()
+        self._committed += len(group)
+        self._buffer.clear()
+
+    def _sync(self) -> None:
+        """Make the journal durable by itself.
+
+        Raises:
+            OSError: the disk refused.
+        """
+        try:
+            os.fsync(self._fd)
+        except OSError:
+            # The next fsync would say that all is well: only the log still has what the disk did not get.
+            self._close_log()
+            raise
+
+    def _take_back(self) -> None:
+        """Leave the journal as it was before the group that failed, and nothing of it in the log, if the disk lets."""
+        self._broken = True
+        with contextlib.suppress(OSError):
+            os.ftruncate(self._fd, self._committed)
+            os.fsync(self._fd)
+            if self._log is not None:
+                self._log.clear()
 
     def close(self) -> None:
-        """Commit and release the lock; after a failure only release."""
+        """Commit and release the lock; after a failure only release.
+
+        What is closed is one file that holds everything: the commit log is empty.
+
+        Raises:
+            JournalWriteError: the disk refused.
+        """
         try:
             if self._fd >= 0 and not self._broken:
                 self.commit()
+                self._settle()
         finally:
             self._release()
+
+    def _settle(self) -> None:
+        assert self._log is not None, "an open writer has its log"
+        try:
+            self._sync()
+            self._log.clear()
+        except OSError as error:
+            raise JournalWriteError(self.path, error) from None
 
     def abandon(self) -> None:
         """Release the lock without committing: what a killed process would leave."""
         self._broken = True
         self._release()
 
+    def _close_log(self) -> None:
+        if self._log is not None:
+            self._log.close()
+            self._log = None
+
     def _release(self) -> None:
+        self._close_log()
         for name in ("_fd", "_lock"):
             if getattr(self, name, -1) >= 0:
                 os.close(getattr(self, name))
@@ -168,34 +232,10 @@ def _take_lock(lock_path: Path, journal: Path) -> int:
         holder = os.pread(fd, 64, 0).decode("ascii", "replace").strip() or "unknown"
         os.close(fd)
         raise JournalLockedError(journal, f"process {holder}") from None
-    os.ftruncate(fd, 0)
-    os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
-    return fd
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file whole: temporary name, fsync, rename, fsync of the directory.
-
-    Raises:
-        OSError: the disk refused; no file of that name appears and the temporary one is gone.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
-        try:
-            view = memoryview(data)
-            while view:
-                view = view[os.write(fd, view) :]
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-        os.rename(temporary, path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+    except BaseException:
+        os.close(fd)
         raise
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    return fd

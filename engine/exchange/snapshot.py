@@ -25,10 +25,10 @@ from engine.exchange.commands import AccountState, Hold, MarketLimits, StageAcco
 from engine.exchange.engine import ExchangeEngine
 from engine.exchange.errors import JournalWriteError, SnapshotCorruptError
 from engine.exchange.events import TransferKind
-from engine.exchange.journal_writer import write_atomically
 from engine.exchange.staged import StagedTiers
 from engine.exchange.state import Account, Asset, EngineState, Market, UsedKey, UsedOrderKey, VenuePrice
 from engine.exchange.tier_records import MOST_ACCOUNTS
+from engine.exchange.whole_file import write_atomically
 
 MAGIC = b"CMPLSNAP"
 VERSION = 4

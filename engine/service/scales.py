@@ -7,6 +7,7 @@ What does not: the fields of a message (see `messages`, `outbound`).
 from __future__ import annotations
 
 from decimal import Decimal
+from functools import lru_cache
 
 from engine.errors import InputError
 from engine.exchange.state import Market, Registry
@@ -18,8 +19,9 @@ MAX_INT64 = 2**63 - 1
 PRICE_DECIMALS = 18
 
 
+@lru_cache(maxsize=10_000)
 def plain(units: int, decimals: int) -> str:
-    """Smallest units as plain text: no exponent, no trailing zeros."""
+    """Smallest units as plain text: no exponent, no trailing zeros. A market's prices come again and again."""
     if units < 0:
         return "-" + plain(-units, decimals)
     whole, rest = divmod(units, 10**decimals)

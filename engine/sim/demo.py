@@ -21,8 +21,9 @@ from engine.exchange.commands import Command
 from engine.exchange.engine import ExchangeEngine
 from engine.exchange.errors import JournalMismatchError, JournalWriteError
 from engine.exchange.journal import JournalReader
-from engine.exchange.journal_writer import JournalWriter, write_atomically
+from engine.exchange.journal_writer import JournalWriter
 from engine.exchange.sequencer import Sequencer
+from engine.exchange.whole_file import write_atomically
 from engine.sim.demo_flow import DemoFlow
 from engine.sim.demo_world import DemoConfig
 

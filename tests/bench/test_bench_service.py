@@ -11,8 +11,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple, Protocol
 
 import nats
 import pytest
@@ -21,7 +23,7 @@ from engine.exchange.codec import RECORD_BYTES
 from engine.exchange.sequencer import Sequencer, open_exchange
 from engine.service import event_loop
 from engine.service.desk import Desk, Reply
-from engine.service.group import GroupCommitter
+from engine.service.group import Answer, GroupCommitter
 from engine.service.metrics import Metrics
 from pipelines.local.servers import ensure_servers
 from pipelines.settings import Settings, load_settings
@@ -49,29 +51,35 @@ def percentile(values: list[float], share: float) -> float:
 
 
 def message(number: int) -> bytes:
-    """Asks and bids at one price in turn, of eight users: every second order trades."""
-    side = "sell" if number % 2 else "buy"
-    return json.dumps(order(f"u-{1 + number % 8}", side, "100", "0.001")).encode()
+    """Asks and bids at one price in turn, of eight users and of many sizes: every second order trades."""
+    pair, bid = divmod(number, 2)
+    size = f"0.{1 + pair * 389 % 97:03}"
+    return json.dumps(order(f"u-{1 + (pair + 3 * bid) % 8}", "buy" if bid else "sell", "100", size)).encode()
 
 
-def fsync_seconds(folder: Path, count: int, size: int, pause_s: float = 0.0) -> list[float]:
-    """Append and fsync as the journal does, one right after the other or with pauses: an idle disk takes longer."""
+def fsync_seconds(folder: Path, count: int, size: int) -> list[float]:
+    """Append and fsync, one right after the other."""
     found: list[float] = []
-    path = folder / "fsync.probe"
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
-    try:
+    with appending(folder) as fd:
         data = os.urandom(size)
         for number in range(count):
-            if pause_s:
-                time.sleep(pause_s)
             started = time.perf_counter()
             os.pwrite(fd, data, number * size)
             os.fsync(fd)
             found.append(time.perf_counter() - started)
+    return found
+
+
+@contextmanager
+def appending(folder: Path) -> Iterator[int]:
+    """A new file on the journal's disk."""
+    path = folder / "fsync.probe"
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+    try:
+        yield fd
     finally:
         os.close(fd)
         path.unlink()
-    return found
 
 
 def test_orders_over_request_reply(own_service: Served, capsys: pytest.CaptureFixture[str]) -> None:
@@ -112,11 +120,57 @@ def test_orders_over_request_reply(own_service: Served, capsys: pytest.CaptureFi
     own_service.settled()
 
 
-Load = Callable[[GroupCommitter, list[float]], Awaitable[None]]
-MESSAGES = [message(number) for number in range(16)]
+class Committer(Protocol):
+    """What takes messages and answers them when they are durable."""
+
+    def put(self, subject: str, data: bytes, answer: Answer) -> bool:
+        """Queue a message."""
+        ...
+
+    async def run(self) -> None:
+        """Commit group after group."""
+        ...
+
+    def close(self) -> None:
+        """End once what is queued has been answered."""
+        ...
 
 
-async def acknowledged(committer: GroupCommitter, number: int, took: list[float]) -> None:
+class BareCommitter:
+    """Appends and fsyncs a record a message, nothing else: the least that a durable reply takes in this loop."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd, self._size, self._record = fd, 0, os.urandom(RECORD_BYTES)
+        self._waiting: list[Answer] = []
+        self._wake = asyncio.Event()
+        self._closing = False
+
+    def put(self, subject: str, data: bytes, answer: Answer) -> bool:
+        self._waiting.append(answer)
+        self._wake.set()
+        return True
+
+    def close(self) -> None:
+        self._closing = True
+        self._wake.set()
+
+    async def run(self) -> None:
+        while not self._closing:
+            await self._wake.wait()
+            self._wake.clear()
+            group, self._waiting = self._waiting, []
+            os.pwrite(self._fd, self._record * len(group), self._size)
+            os.fsync(self._fd)
+            self._size += RECORD_BYTES * len(group)
+            for answer in group:
+                await answer({"success": True})
+
+
+Load = Callable[[Committer, list[float]], Awaitable[None]]
+MESSAGES = [message(number) for number in range(2 * 97 * 8)]
+
+
+async def acknowledged(committer: Committer, number: int, took: list[float]) -> None:
     """Send one message and wait for its reply."""
     done: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
 
@@ -124,12 +178,12 @@ async def acknowledged(committer: GroupCommitter, number: int, took: list[float]
         done.set_result(reply)
 
     started = time.perf_counter()
-    assert committer.put("orders.submit", MESSAGES[number % 16], answer)
+    assert committer.put("orders.submit", MESSAGES[number % len(MESSAGES)], answer)
     assert (await done)["success"]
     took.append(time.perf_counter() - started)
 
 
-async def in_flight(users: int, count: int, committer: GroupCommitter, took: list[float]) -> None:
+async def in_flight(users: int, count: int, committer: Committer, took: list[float]) -> None:
     """So many users, each of whom sends the next message when the last one is answered."""
     numbers = iter(range(count))
 
@@ -151,7 +205,7 @@ for number in range(count):
 """
 
 
-async def at_rate(rate: int, count: int, committer: GroupCommitter, took: list[float]) -> None:
+async def at_rate(rate: int, count: int, committer: Committer, took: list[float]) -> None:
     """Messages that come by chance out of another process, whatever becomes of those before; they are timed there."""
     loop = asyncio.get_running_loop()
     everyone: asyncio.Future[None] = loop.create_future()
@@ -164,7 +218,7 @@ async def at_rate(rate: int, count: int, committer: GroupCommitter, took: list[f
             if len(took) == count:
                 everyone.set_result(None)
 
-        assert committer.put("orders.submit", MESSAGES[next(numbers) % 16], answer)
+        assert committer.put("orders.submit", MESSAGES[next(numbers) % len(MESSAGES)], answer)
 
     def readable() -> None:
         for (started,) in struct.iter_unpack("<d", os.read(pipe, 1 << 16)):
@@ -178,10 +232,9 @@ async def at_rate(rate: int, count: int, committer: GroupCommitter, took: list[f
         loop.remove_reader(pipe)
 
 
-async def served(sequencer: Sequencer, load: Load) -> list[float]:
+async def served(committer: Committer, load: Load) -> list[float]:
     """How long each message of a load took."""
     took: list[float] = []
-    committer = GroupCommitter(Desk(sequencer), Metrics(), lambda seq: None)
     running = asyncio.create_task(committer.run())
     await load(committer, took)
     committer.close()
@@ -189,11 +242,42 @@ async def served(sequencer: Sequencer, load: Load) -> list[float]:
     return took
 
 
+async def by_exchange(sequencer: Sequencer, load: Load) -> list[float]:
+    return await served(GroupCommitter(Desk(sequencer), Metrics(), lambda seq: None), load)
+
+
+async def bare(fd: int, load: Load) -> list[float]:
+    return await served(BareCommitter(fd), load)
+
+
+class Taken(NamedTuple):
+    """One run: seconds of each message, of each message of the bare committer, of each fsync; CPU seconds a message."""
+
+    took: list[float]
+    floor: list[float]
+    disk: list[float]
+    cpu: float
+
+    @property
+    def by_fsync(self) -> float:
+        return percentile(self.took, 0.99) / percentile(self.disk, 0.99)
+
+    @property
+    def by_floor(self) -> float:
+        return percentile(self.took, 0.99) / percentile(self.floor, 0.99)
+
+    def ms(self, what: str) -> str:
+        values = getattr(self, what)
+        return f"p50 {percentile(values, 0.5) * 1e3:.3f} ms, p99 {percentile(values, 0.99) * 1e3:.3f} ms"
+
+
 def test_durable_acknowledgement_beside_fsync(own_service: Served, capsys: pytest.CaptureFixture[str]) -> None:
     """Callers are in the same process, so their own time is in each figure.
 
     With so many in flight, always, a message waits for all the others: that is the time of a message by their number,
-    whatever the disk does. At a rate it waits for those that came just before it.
+    whatever the disk does. At a rate it waits for those that came just before it. An fsync is measured one right after
+    the other; on an idle disk, out of an idle process, it takes longer, and a message waits for the group under way
+    too: all that is in the bare committer's figure, which is given the same load.
     """
     card = own_service.book.opened.card
     directory = own_service.directory
@@ -201,31 +285,30 @@ def test_durable_acknowledgement_beside_fsync(own_service: Served, capsys: pytes
     gc.collect()
     gc.freeze()
 
-    def measured(name: str, group: int, load: Load, rate: int = 0) -> str:
-        ratios, paced = [], []
+    def measured(name: str, group: int, load: Load) -> str:
+        runs = []
         for _ in range(RUNS):
             before = fsync_seconds(directory, 300, RECORD_BYTES * group)
             cpu = time.process_time()
-            took = event_loop.run(served(sequencer, load))
+            took = event_loop.run(by_exchange(sequencer, load))
             cpu = (time.process_time() - cpu) / len(took)
-            disk = before + fsync_seconds(directory, 300, RECORD_BYTES * group)
-            if rate:
-                paced += fsync_seconds(directory, min(rate, 500), RECORD_BYTES, 1 / rate)
-            ratios.append((percentile(took, 0.99) / percentile(disk, 0.99), took, disk, cpu))
-        ratios.sort(key=lambda one: one[0])
-        ratio, took, disk, cpu = ratios[RUNS // 2]
-        at_this_rate = f" (at this rate p99 {percentile(paced, 0.99) * 1e3:.3f} ms)" if paced else ""
+            with appending(directory) as fd:
+                floor = event_loop.run(bare(fd, load))
+            runs.append(Taken(took, floor, before + fsync_seconds(directory, 300, RECORD_BYTES * group), cpu))
+        runs.sort(key=lambda one: one.by_fsync)
+        floors = sorted(one.by_floor for one in runs)
+        middle = runs[RUNS // 2]
         return (
-            f"{name:>16}: acknowledged p50 {percentile(took, 0.5) * 1e3:.3f} ms,"
-            f" p99 {percentile(took, 0.99) * 1e3:.3f} ms; fsync p50 {percentile(disk, 0.5) * 1e3:.3f} ms,"
-            f" p99 {percentile(disk, 0.99) * 1e3:.3f} ms{at_this_rate}; ratio of p99 {ratio:.2f}"
-            f" ({ratios[0][0]:.2f} to {ratios[-1][0]:.2f}); {cpu * 1e6:.0f} µs of CPU a message"
+            f"{name:>16}: acknowledged {middle.ms('took')}; bare group commit {middle.ms('floor')}; fsync"
+            f" {middle.ms('disk')}; p99 by fsync's {middle.by_fsync:.2f} ({runs[0].by_fsync:.2f} to"
+            f" {runs[-1].by_fsync:.2f}), by the bare one's {floors[RUNS // 2]:.2f} ({floors[0]:.2f} to"
+            f" {floors[-1]:.2f}); {middle.cpu * 1e6:.0f} µs of CPU a message"
         )
 
     rule = card.policy.cutoff_rule
     with open_exchange(directory, first_day=card.book.first_day, cutoff_rule=rule) as sequencer:
         lines = [measured(f"{n} in flight", n, partial(in_flight, n, count)) for n, count in FLIGHTS]
-        lines += [measured(f"{rate:,} a second", 4, partial(at_rate, rate, rate), rate) for rate in RATES]
+        lines += [measured(f"{rate:,} a second", 4, partial(at_rate, rate, rate)) for rate in RATES]
     with capsys.disabled():
         print(
             f"\ndurable acknowledgement, in process, group commit, load {os.getloadavg()[0]:.1f}:\n" + "\n".join(lines)

@@ -1,0 +1,113 @@
+"""The commit log: the newest groups of a journal once more, in a file that never grows.
+
+What belongs here: the file, and what of it belongs behind a journal's end.
+What does not: when a group goes here or is fsynced in the journal (see `journal_writer`).
+
+An fsync of a file that grew waits for its data and then for the file system's own journal, since the size changed. Into
+space that was written before, the data goes alone. So a group is durable by being here, and the journal, which is
+written first, by its next fsync. The log holds the same records, so the same chain proves them: what follows the first
+that does not chain is older, or a group that was never acknowledged.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from engine.exchange import codec
+from engine.exchange.codec import RECORD_BYTES
+from engine.exchange.errors import JournalCorruptError
+from engine.exchange.journal import JournalReader, Tail
+from engine.exchange.whole_file import write_atomically, write_whole
+
+LOG_NAME = "commits.log"
+LOG_BYTES = RECORD_BYTES * 6_400
+"""One mebibyte less a little. An fsync of the journal falls due whenever so much was committed."""
+
+
+class Run(NamedTuple):
+    """Consecutive good records, and the sequence of the first."""
+
+    first_seq: int
+    raw: bytes
+
+    @property
+    def last_seq(self) -> int:
+        """The sequence of the last record."""
+        return self.first_seq - 1 + len(self.raw) // RECORD_BYTES
+
+
+class CommitLog:
+    """The commit log of an exchange's directory, for the writer of its journal alone."""
+
+    def __init__(self, directory: Path) -> None:
+        """Open the log, or make one that holds nothing.
+
+        Raises:
+            OSError: the disk refused.
+        """
+        self.path = directory / LOG_NAME
+        if not self.path.exists():
+            write_atomically(self.path, bytes(LOG_BYTES))
+        # Each write waits for the disk, but not for what a reader would not miss, as the time of the change.
+        self._fd = os.open(self.path, os.O_RDWR | os.O_DSYNC | os.O_CLOEXEC)
+        self._end = 0
+
+    def run_of(self, journal: JournalReader, tail: Tail) -> Run | None:
+        """The records here that chain to a journal's; None where there are none.
+
+        Args:
+            journal: its journal.
+            tail: where that ends.
+
+        Raises:
+            JournalCorruptError: the journal ends before the log begins, so it lost what was durable.
+        """
+        data = os.pread(self._fd, LOG_BYTES, 0)
+        first = int.from_bytes(data[:8], "little")
+        if not first:
+            return None
+        if first > tail.seq + 1:
+            why = f"the journal ends before it, but {LOG_NAME} beside it begins with record {first}"
+            raise JournalCorruptError(journal.path, seq=tail.seq + 1, offset=tail.end, why=why)
+        crc, end = journal.crc_at(first - 1), 0
+        assert crc is not None, "a record before the tail's end is there"
+        for seq, start in enumerate(range(0, len(data) - RECORD_BYTES + 1, RECORD_BYTES), start=first):
+            raw = data[start : start + RECORD_BYTES]
+            if not codec.is_good(raw, seq, crc):
+                break
+            crc, end = codec.crc_of(raw), start + RECORD_BYTES
+        both = min(end, tail.end - first * RECORD_BYTES)
+        # Another record where the journal has a good one: this is the log of another history.
+        return Run(first, data[:end]) if end and journal.raw_between(first, both) == data[:both] else None
+
+    def append(self, group: bytes) -> bool:
+        """Put a group behind the last one, on the disk; false where there is no room, and then nothing was done.
+
+        Raises:
+            OSError: the disk refused.
+        """
+        if self._end + len(group) > LOG_BYTES:
+            return False
+        write_whole(self._fd, group, self._end)
+        self._end += len(group)
+        return True
+
+    def rewind(self) -> None:
+        """Begin anew with the next group: the journal itself is durable up to here."""
+        self._end = 0
+
+    def clear(self) -> None:
+        """Hold nothing.
+
+        Raises:
+            OSError: the disk refused.
+        """
+        self.rewind()
+        if any(os.pread(self._fd, 8, 0)):
+            write_whole(self._fd, bytes(RECORD_BYTES), 0)
+
+    def close(self) -> None:
+        """Give the file back."""
+        os.close(self._fd)

@@ -1,0 +1,245 @@
+"""Power lost at any moment: what was acknowledged is there, and nothing that was not sent.
+
+A killed process leaves what it wrote with the system. A machine without power leaves what its disk had, which is less:
+here every write and fsync passes a model of that, and the files are put back as the disk may have them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import random
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine.exchange import commands as cmd
+from engine.exchange import commit_log
+from engine.exchange.codec import RECORD_BYTES
+from engine.exchange.commit_log import LOG_NAME
+from engine.exchange.errors import JournalCorruptError, JournalWriteError
+from engine.exchange.journal import JournalReader, journal_path
+from engine.exchange.journal_writer import JournalWriter
+
+FIRST_DAY = 20514
+SECTOR = 512
+HELD = 10
+"""Records that the log has room for here, so that it begins anew often."""
+
+
+class PowerLostError(BaseException):
+    """Nothing happens after this."""
+
+
+class Disk:
+    """Keeps what was waited for, and loses power at the n-th call.
+
+    Attributes:
+        kept: by file, what the disk surely has.
+    """
+
+    def __init__(self, patch: pytest.MonkeyPatch, calls: int) -> None:
+        self.kept: dict[Path, bytes] = {}
+        self._left = calls
+        self._pwrite, self._fsync, self._ftruncate = os.pwrite, os.fsync, os.ftruncate
+        patch.setattr(os, "pwrite", self.pwrite)
+        patch.setattr(os, "fsync", self.fsync)
+        patch.setattr(os, "ftruncate", self.ftruncate)
+
+    def _call(self, fd: int) -> Path:
+        path = Path(os.readlink(f"/proc/self/fd/{fd}"))
+        if path.is_file() and path not in self.kept:
+            self.kept[path] = path.read_bytes()
+        if self._left < 0:
+            raise PowerLostError
+        self._left -= 1
+        return path
+
+    def _lost(self) -> None:
+        if self._left < 0:
+            raise PowerLostError
+
+    def pwrite(self, fd: int, data: bytes, offset: int) -> int:
+        path = self._call(fd)
+        written = self._pwrite(fd, data, offset)
+        self._lost()
+        if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_DSYNC:
+            self.kept[path] = path.read_bytes()
+        return written
+
+    def fsync(self, fd: int) -> None:
+        path = self._call(fd)
+        self._lost()
+        if path.is_file():
+            self.kept[path] = path.read_bytes()
+
+    def ftruncate(self, fd: int, size: int) -> None:
+        self._call(fd)
+        self._ftruncate(fd, size)
+        self._lost()
+
+    def put_back(self, chance: random.Random) -> None:
+        """Leave the files as the disk may have them: what grew up to any byte or in zeros, the rest by sectors."""
+        for path, kept in self.kept.items():
+            now = path.read_bytes()
+            if len(now) < len(kept):
+                path.write_bytes(chance.choice((now, kept)))
+                continue
+            found = bytearray(now[: chance.randint(len(kept), len(now))])
+            for start in range(0, len(kept), SECTOR):
+                if chance.random() < 0.5:
+                    found[start : start + SECTOR] = kept[start : start + SECTOR] + found[len(kept) : start + SECTOR]
+            lost_from = max(len(kept), chance.randrange(len(found) + SECTOR) // SECTOR * SECTOR)
+            found[lost_from:] = bytes(len(found[lost_from:]))
+            path.write_bytes(found)
+
+
+def command_of(number: int) -> cmd.Command:
+    return cmd.OpenAccount(number, f"u-{number}")
+
+
+def write(directory: Path, groups: Iterator[int], told: list[int]) -> None:
+    """Open, commit group after group, note each last sequence that counts."""
+    writer = JournalWriter(directory, first_day=FIRST_DAY)
+    try:
+        told.append(writer.last_seq)
+        for size in groups:
+            for _ in range(size):
+                writer.append(command_of(writer.last_seq + 1), 1)
+            writer.commit()
+            told.append(writer.last_seq)
+        writer.close()
+    finally:
+        writer.abandon()
+
+
+def numbers(directory: Path) -> list[int]:
+    with JournalReader(journal_path(directory)) as reader:
+        records = list(reader.records())
+    assert [record.command for record in records] == [command_of(record.seq) for record in records]
+    return [record.seq for record in records]
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(st.integers(1, 14), min_size=1, max_size=12),
+    st.lists(st.integers(0, 40), min_size=1, max_size=4),
+    st.randoms(use_true_random=False),
+)
+def test_what_was_acknowledged_is_there_after_power_was_lost_anywhere(
+    groups: list[int], cuts: list[int], chance: random.Random
+) -> None:
+    told = [0]
+    waiting = iter(groups)
+    with TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
+        directory = Path(name).resolve()
+        patch.setattr(commit_log, "LOG_BYTES", HELD * RECORD_BYTES)
+        JournalWriter(directory, first_day=FIRST_DAY).close()
+        for calls in cuts:
+            with pytest.MonkeyPatch.context() as lossy:
+                disk = Disk(lossy, calls)
+                with contextlib.suppress(PowerLostError):
+                    write(directory, waiting, told)
+            disk.put_back(chance)
+            numbers(directory)
+        write(directory, waiting, told)
+        assert numbers(directory) == list(range(1, told[-1] + 1))
+    assert told == sorted(told), "what counted once still counts after each loss"
+
+
+def begun(directory: Path, groups: int, size: int = 2) -> JournalWriter:
+    """A writer that committed so many groups and is still open."""
+    writer = JournalWriter(directory, first_day=FIRST_DAY)
+    for _ in range(groups):
+        for _ in range(size):
+            writer.append(command_of(writer.last_seq + 1), 1)
+        writer.commit()
+    return writer
+
+
+def after_opening(directory: Path) -> list[int]:
+    JournalWriter(directory, first_day=FIRST_DAY).close()
+    return numbers(directory)
+
+
+@pytest.mark.parametrize("lost", [1, 32, 159, 160, 161, 896, 8 * RECORD_BYTES])
+def test_journal_that_lost_its_end_has_it_again_when_it_is_opened(tmp_path: Path, lost: int) -> None:
+    begun(tmp_path, 4).abandon()
+    whole = journal_path(tmp_path).read_bytes()
+    # Zeros for what was lost come in sectors, and those begin at multiples of 32 within a record.
+    for tail in (b"", bytes(lost)) if lost % 32 == 0 else (b"",):
+        journal_path(tmp_path).write_bytes(whole[:-lost] + tail)
+        assert numbers(tmp_path) == list(range(1, 9 - -(-lost // RECORD_BYTES)))
+        shutil.copytree(tmp_path, tmp_path / "again", dirs_exist_ok=True)
+        assert after_opening(tmp_path / "again") == list(range(1, 9))
+        assert journal_path(tmp_path / "again").read_bytes() == whole
+
+
+def test_closed_journal_is_whole_by_itself(tmp_path: Path) -> None:
+    begun(tmp_path, 4).close()
+    whole = journal_path(tmp_path).read_bytes()
+    journal_path(tmp_path).write_bytes(whole[: -3 * RECORD_BYTES])
+    assert after_opening(tmp_path) == [1, 2, 3, 4, 5], "what is cut off a closed journal is not put back"
+    (tmp_path / LOG_NAME).unlink()
+    assert after_opening(tmp_path) == [1, 2, 3, 4, 5]
+
+
+def test_journal_that_ends_before_its_commit_log_begins_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commit_log, "LOG_BYTES", HELD * RECORD_BYTES)
+    begun(tmp_path, 7).abandon()  # the log begins anew with the seventh group, after record 12
+    whole = journal_path(tmp_path).read_bytes()
+    journal_path(tmp_path).write_bytes(whole[: -3 * RECORD_BYTES])
+    left = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(JournalCorruptError, match=f"{LOG_NAME} beside it begins with record 13") as caught:
+        JournalWriter(tmp_path, first_day=FIRST_DAY)
+    assert (caught.value.seq, caught.value.offset) == (12, 12 * RECORD_BYTES)
+    assert {path: path.read_bytes() for path in left} == left
+
+
+def test_log_of_another_history_is_left_out(tmp_path: Path) -> None:
+    for name, account in (("one", 1), ("other", 2)):
+        writer = JournalWriter(tmp_path / name, first_day=FIRST_DAY)
+        for number in (account, 3):
+            writer.append(command_of(number), 1)
+            writer.commit()
+        writer.abandon()
+    whole = journal_path(tmp_path / "one").read_bytes()
+    shutil.copy(tmp_path / "other" / LOG_NAME, tmp_path / "one")
+    JournalWriter(tmp_path / "one", first_day=FIRST_DAY).close()
+    assert journal_path(tmp_path / "one").read_bytes() == whole
+
+
+def test_log_without_its_journal_begins_nothing(tmp_path: Path) -> None:
+    begun(tmp_path, 3).abandon()
+    journal_path(tmp_path).unlink()
+    assert after_opening(tmp_path) == []
+
+
+def test_fsync_that_failed_and_then_lies_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a failed write the system drops what it could not write, and its next fsync says that all is well."""
+    monkeypatch.setattr(commit_log, "LOG_BYTES", HELD * RECORD_BYTES)
+    writer = begun(tmp_path, 5)
+    writer.append(command_of(11), 1)
+
+    def refused(fd: int) -> None:
+        monkeypatch.setattr(os, "fsync", lambda fd: None)
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fsync", refused)
+    with pytest.raises(JournalWriteError, match="Input/output error"):
+        writer.commit()
+    writer.close()
+    monkeypatch.undo()
+    monkeypatch.setattr(commit_log, "LOG_BYTES", HELD * RECORD_BYTES)
+    whole = journal_path(tmp_path).read_bytes()
+    journal_path(tmp_path).write_bytes(whole[: 4 * RECORD_BYTES])
+    assert after_opening(tmp_path) == list(range(1, 11))
