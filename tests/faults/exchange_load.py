@@ -14,7 +14,8 @@ from pathlib import Path
 
 from engine.clock import CutOffRule, from_day_number, to_us
 from engine.exchange import commands as cmd
-from engine.exchange.codec import JournalRecord
+from engine.exchange import commit_log
+from engine.exchange.codec import RECORD_BYTES, JournalRecord
 from engine.exchange.engine import ExchangeEngine
 from engine.exchange.events import Side
 from engine.exchange.sequencer import Sequencer, open_exchange
@@ -103,6 +104,8 @@ class Acknowledged:
 
 
 def main(directory: Path) -> None:
+    # So that it begins anew in each run, not once in thousands of commands.
+    commit_log.LOG_BYTES = 100 * RECORD_BYTES
     sequencer = open_exchange(directory, first_day=FIRST, cutoff_rule=RULE)
     Acknowledged(sequencer)
     groups = random.Random(os.getpid())

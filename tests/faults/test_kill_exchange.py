@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -41,11 +42,17 @@ class Uninterrupted:
         return self.applied
 
 
-def killed_under_load(directory: Path, wait_s: float) -> list[tuple[int, int]]:
-    """Load an exchange, kill it some time after its first acknowledgement (or start); what it acknowledged."""
+def killed_under_load(directory: Path, wait_s: float, cut: Callable[[], None] | None = None) -> list[tuple[int, int]]:
+    """Load an exchange, kill it some time after its first acknowledgement (or start); what it acknowledged.
+
+    Where the power is `cut` before, what it says from then on does not count: it would be dark.
+    """
     read_end, write_end = os.pipe()
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.faults.exchange_load", str(directory)], cwd=ROOT, stdout=write_end
+        [sys.executable, "-m", "tests.faults.exchange_load", str(directory)],
+        cwd=ROOT,
+        stdout=write_end,
+        stderr=None if cut is None else subprocess.DEVNULL,
     )
     os.close(write_end)
     said = bytearray()
@@ -58,16 +65,33 @@ def killed_under_load(directory: Path, wait_s: float) -> list[tuple[int, int]]:
             # Read on, or the process would wait for room in the pipe.
             os.set_blocking(pipe.fileno(), False)
             said += pipe.read(1 << 20) or b""
+        if cut is not None:
+            cut()
         process.kill()
         os.set_blocking(pipe.fileno(), True)
         while more := pipe.read(1 << 20):
-            said += more
+            said += more if cut is None else b""
     process.wait(30)
     lines = said.decode().split("\n")[:-1]
     return [(int(seq), int(crc)) for seq, crc in (line.split() for line in lines)]
 
 
-def kill_again_and_again(directory: Path, kills: int, seed: int) -> None:
+def kill_again_and_again(
+    directory: Path,
+    kills: int,
+    seed: int,
+    cut: Callable[[], None] | None = None,
+    mend: Callable[[], None] = lambda: None,
+) -> None:
+    """Load, kill and recover an exchange so many times, and hold it to one that ran undisturbed.
+
+    Args:
+        directory: of the exchange.
+        kills: how often.
+        seed: of when.
+        cut: takes the power away before a kill.
+        mend: brings it back.
+    """
     rng = random.Random(seed)
     open_exchange(directory, first_day=FIRST, cutoff_rule=RULE).close()
     with JournalReader(journal_path(directory)) as reader:
@@ -77,8 +101,9 @@ def kill_again_and_again(directory: Path, kills: int, seed: int) -> None:
     for _ in range(kills):
         # One in eight is killed while it starts and recovers.
         wait = -rng.random() * 0.4 if rng.random() < 0.125 else rng.random() * 0.06
-        for seq, crc in killed_under_load(directory, wait):
+        for seq, crc in killed_under_load(directory, wait, cut):
             assert acknowledged.setdefault(seq, crc) == crc, "a sequence is acknowledged once"
+        mend()
         loaded += 1
         with open_exchange(directory, first_day=FIRST, cutoff_rule=RULE) as recovered:
             engine = recovered.engine
