@@ -5,13 +5,15 @@ What belongs here: the command. What does not: the service (see `engine.service`
 
 from __future__ import annotations
 
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Annotated
 
 import typer
 
+from engine import clock
 from engine.clock import CutOffs, CutOffSchedule
-from engine.errors import UncheckedError
+from engine.errors import ComplineError, UncheckedError
+from engine.exchange.live import dates_behind, is_live
 from engine.service import event_loop
 from engine.service.cutoffs import read_cutoffs
 from engine.service.server import ExchangeService, ServiceConfig
@@ -54,12 +56,29 @@ def serve(
             markers=(there.card.policy.marker_every_s, there.card.policy.marker_deadline_s),
             marker_every_s=compare_every,
         )
+        _say_what_ends(config)
         if dry_run:
             talk(f"would serve book {config.book} from {config.journal_dir}")
             return
         event_loop.run(ExchangeService(config, talk).run())
         if as_json:
             put_json({"book": config.book, "stopped": True})
+
+
+def _say_what_ends(config: ServiceConfig) -> None:
+    """Say which dates end at once in a book that was never served: a demo's or a tape's lie in the past."""
+    if is_live(config.journal_dir):
+        return
+    rule, behind = config.cutoff_rule, []
+    # A journal that cannot be read is refused where it is opened.
+    with suppress(ComplineError):
+        behind = dates_behind(config.journal_dir, first_day=config.first_day, cutoff_rule=rule, now=clock.now())
+    if behind:
+        talk(
+            f"book {config.book} was never served, and its open date {behind[0]} lies in the past. Served, its time is"
+            f" the clock's: the cut-offs of {len(behind)} dates, to {behind[-1]}, are journalled at once and stand, and"
+            " a later date closes only after all of them. To try the exchange, serve another book: --book NAME"
+        )
 
 
 def _opened(name: str | None) -> tuple[OpenBook, CutOffs]:

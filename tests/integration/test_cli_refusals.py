@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from engine.exchange.live import is_live
 from pipelines.books import BookFiles, write_card
 from pipelines.local.servers import purge
 from pipelines.local.urls import Servers
@@ -144,6 +146,18 @@ def test_wrong_usage_is_64_or_more_and_names_the_thing(
     got, error, talk = call(sealed_book.opened.settings.home, *arguments, COMPLINE_BOOK=name)
     assert got == code
     assert error.get("what") or talk
+
+
+def test_book_whose_days_lie_in_the_past_is_served_only_after_saying_what_that_cuts_off(
+    sealed_book: BookUnderTest,
+) -> None:
+    name = sealed_book.opened.book.name
+    first = sealed_book.days[-1] + timedelta(days=1)
+    code, _, talk = call(sealed_book.opened.settings.home, "exchange", "serve", "--dry-run", "--book", name)
+    assert code == 0
+    assert f"book {name} was never served, and its open date {first} lies in the past" in talk
+    assert talk.index("journalled at once") < talk.index("would serve")
+    assert not is_live(sealed_book.opened.files.journal_dir)
 
 
 def test_an_unknown_book_and_a_bad_name_are_refused(settings: Settings, servers: Servers) -> None:

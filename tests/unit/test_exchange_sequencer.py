@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ from engine.exchange.engine import ExchangeEngine
 from engine.exchange.errors import JournalLockedError, SnapshotCorruptError
 from engine.exchange.events import CutOff, Event, Marked, Rejected, RejectReason, Side, Trade
 from engine.exchange.journal import JournalReader, journal_path
+from engine.exchange.live import dates_behind
 from engine.exchange.sequencer import Sequencer, open_exchange
 from engine.exchange.snapshot import engine_state_hash
 
@@ -228,3 +229,20 @@ def test_marker_changes_nothing_but_the_sequence_and_a_journal_without_one_reads
         old = list(without.raw_records())
         assert list(reader.raw_records())[:-1] == old
         assert [record.command for record in reader.records(len(old))] == [cmd.Marker("recon:1")]
+
+
+def test_dates_behind_are_those_that_the_first_command_at_the_clocks_time_cuts_off(tmp_path: Path) -> None:
+    def behind(now: datetime) -> list[date]:
+        return dates_behind(tmp_path, first_day=FIRST, cutoff_rule=UTC_MIDNIGHT, now=now)
+
+    ends = UTC_MIDNIGHT.instant(FIRST)
+    assert behind(ends - timedelta(microseconds=1)) == []
+    assert behind(ends) == [FIRST]
+    with start(tmp_path) as sequencer:
+        sequencer.cut_off(FIRST)
+        later = ends + timedelta(days=3)
+        expected = behind(later)
+        events = take(sequencer, to_us(later))
+    assert expected == [FIRST + timedelta(days=n) for n in (1, 2, 3)]
+    assert [event.close_day for event in events if isinstance(event, CutOff)] == [day_number(day) for day in expected]
+    assert behind(later) == []
