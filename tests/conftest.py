@@ -45,6 +45,7 @@ LONGEST = (
     "test_tapes_close",
     "test_local_postgres",
     "test_admin_service",
+    "test_killed_closers",
     "test_leases",
     "test_local_roles",
     "test_flash1",

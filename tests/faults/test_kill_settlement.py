@@ -15,8 +15,8 @@ from engine.store import settlement_pipeline
 from engine.store.settlement import Settler
 from engine.store.settlement_pipeline import settle_all
 from tests.fixtures.books import BookUnderTest, MakeBook
+from tests.fixtures.closers import OK, in_child, wait_for
 from tests.fixtures.settlement import SMALL_BATCH, Groups, numbers
-from tests.integration.test_leases import OK, in_child, wait_for
 
 MOST_KILLS = 8
 """Of one book; then a process is left in peace."""

@@ -11,8 +11,8 @@ from engine.errors import StaleEpochError, StepTimeoutError
 from engine.store.leases import LeaseHeldError
 from tests.fixtures.bitgo_server import FakeBitGo
 from tests.fixtures.books import MakeBook
+from tests.fixtures.closers import OK, close_in_child, effects, halt_in, wait_for
 from tests.fixtures.outside import WITH_CUSTODY, with_custody
-from tests.integration.test_leases import OK, close_in_child, effects, halt_in, wait_for
 
 COUNTED = (
     "SELECT string_agg(format('%s %s %s', gate, verdict, close_date), ',' ORDER BY gate, close_date)"

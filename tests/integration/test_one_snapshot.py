@@ -21,9 +21,9 @@ from engine.store.connect import Connection, typed_errors
 from engine.store.days import Day
 from pipelines.settings import Settings
 from tests.fixtures.books import SMALL, BookUnderTest, MakeBook, drop_book, new_book, one_snapshot
+from tests.fixtures.closers import policy_with
 from tests.fixtures.seals import attempt, refused
 from tests.integration.test_breaks import as_app, ghost_deposit, state
-from tests.integration.test_leases import policy_with
 
 GATES = ("custody_covers_liabilities", "engine_vs_ledger", "ledger_vs_custody", "staking_vs_chain")
 
