@@ -65,11 +65,19 @@ def parse_close_date(text: str) -> CloseDate:
         InputError: anything else.
     """
     if not re.fullmatch(r"\d{4}-\d{2}-\d{2}", text or ""):
-        raise InputError(f"close date {text!r} is not YYYY-MM-DD", rule="a close date is an ISO date")
+        raise InputError(
+            f"close date {text!r} is not YYYY-MM-DD",
+            rule="a close date is an ISO date",
+            next_step="write it as in 2026-01-31",
+        )
     try:
         return date.fromisoformat(text)
     except ValueError as error:
-        raise InputError(f"close date {text!r}: {error}", rule="a close date is a day of the calendar") from None
+        raise InputError(
+            f"close date {text!r}: {error}",
+            rule="a close date is a day of the calendar",
+            next_step="ask for a day that there is",
+        ) from None
 
 
 def day_number(day: CloseDate) -> int:

@@ -112,7 +112,8 @@ def read_stream(path: Path) -> Stream:
                     next_step="run it on a larger machine, or a part of it",
                 )
             table = file.read(columns=list(COLUMNS))
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+        # A damaged footer may name columns in bytes that are no text.
         raise _refused(f"stream {path}: {getattr(error, 'strerror', None) or str(error)[:200]}") from None
     return stream_of({name: table.column(name) for name in COLUMNS}, name=str(path))
 

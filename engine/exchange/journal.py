@@ -74,17 +74,23 @@ class JournalReader:
             JournalCorruptError: the header does not hold.
         """
         self.path = path
+        self._fd = -1
         try:
             self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            header = os.pread(self._fd, RECORD_BYTES, 0)
         except OSError as error:
+            self.close()
+            absent = isinstance(error, FileNotFoundError | NotADirectoryError)
+            load, grant = "load an exchange first: `compline demo` or import-tape", "make it readable to this user"
             raise InputError(
-                f"journal {path}: {error.strerror}", next_step="load an exchange first: `compline demo` or import-tape"
+                f"journal {path}: {error.strerror}",
+                rule="an exchange is what its journal says",
+                next_step=load if absent else grant,
             ) from None
         try:
-            header = os.pread(self._fd, RECORD_BYTES, 0)
             self.first_day, self.header_crc = self._read_header(header)
         except BaseException:
-            os.close(self._fd)
+            self.close()
             raise
 
     def _read_header(self, header: bytes) -> tuple[int, int]:

@@ -96,19 +96,26 @@ def replay(path: Path, engine: EngineName = EngineName.PYTHON, *, until: CloseDa
         until: stop after the cut-off of this close date.
 
     Raises:
-        InputError: there is no such journal, or it does not cut that date off.
+        InputError: there is no such journal, or it does not cut that date off, or begins after it.
         JournalCorruptError: a record does not hold.
         GateError: value is not conserved.
     """
     file = path / JOURNAL_NAME if path.is_dir() else path
     day = None if until is None else day_number(until)
     with JournalReader(file) as reader:
+        if day is not None and day < reader.first_day - 1:
+            raise InputError(
+                f"journal {file}: {until} lies before its day zero, {from_day_number(reader.first_day - 1)}",
+                rule="a replay stops at a cut-off that the journal holds",
+                next_step="ask for that date or a later one",
+            )
         found = _by_kernel(reader, day) if engine == EngineName.NUMBA else None
         if found is None:
             found = _online(reader, day)
     if until is not None and found.state.open_day <= day_number(until):
         raise InputError(
             f"journal {file}: {until} has not been cut off",
+            rule="a replay stops at a cut-off that the journal holds",
             next_step=f"the open day is {from_day_number(found.state.open_day)}; ask for an earlier one",
         )
     found.state.check_conservation()

@@ -20,7 +20,7 @@ from engine.exchange.conformance import EngineName
 from engine.exchange.engine import ExchangeEngine
 from engine.exchange.errors import JournalCorruptError
 from engine.exchange.events import Rejected, RejectReason, Trade
-from engine.exchange.journal import JournalReader, journal_path
+from engine.exchange.journal import JOURNAL_NAME, JournalReader, journal_path
 from engine.exchange.replay import replay
 from engine.exchange.replay_numba import replay_records
 from engine.exchange.replay_world import records_of
@@ -263,5 +263,12 @@ def test_torn_tail_is_left_out_damage_is_refused_and_an_empty_journal_is_empty(
     assert (empty.commands, empty.trades, empty.rejects) == (0, 0, {})
     with pytest.raises(InputError, match="has not been cut off"):
         replay(tmp_path, engine, until=date(2026, 3, 2))
-    with pytest.raises(InputError, match="No such file"):
+    with pytest.raises(InputError, match="before its day zero, 2026-03-01"):
+        replay(tmp_path, engine, until=date(2026, 2, 28))
+    with pytest.raises(InputError, match="No such file") as absent:
         replay(tmp_path / "nothing", engine)
+    assert "load an exchange" in absent.value.next_step
+    (tmp_path / "folder" / JOURNAL_NAME).mkdir(parents=True)
+    with pytest.raises(InputError, match="Is a directory") as unreadable:
+        replay(tmp_path / "folder", engine)
+    assert "readable" in unreadable.value.next_step

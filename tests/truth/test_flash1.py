@@ -260,6 +260,14 @@ def test_file_that_is_no_stream_is_refused_by_name(tmp_path: Path, case: str) ->
     assert refused.value.next_step
 
 
+def test_file_whose_column_is_named_in_bytes_that_are_no_text_is_refused(tmp_path: Path) -> None:
+    pq.write_table(table(), tmp_path / "stream")
+    damaged = (tmp_path / "stream").read_bytes().replace(b"order_id", b"order\xc2id")
+    (tmp_path / "stream").write_bytes(damaged)
+    with pytest.raises(InputError, match="utf-8"):
+        conformance.read_stream(tmp_path / "stream")
+
+
 def test_stream_larger_than_the_memory_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pq.write_table(table(qty=[1]), tmp_path / "stream")
     assert len(conformance.read_stream(tmp_path / "stream")) == 1
