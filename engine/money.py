@@ -18,6 +18,9 @@ MAX_DECIMALS = 18
 MAX_UNITS = 2**127 - 1
 """Largest amount anywhere, so that a proof's u128 sums never overflow (docs: proof of reserves, format 1)."""
 
+MAX_DIGITS = 20
+"""Digits before the point of what NUMERIC(38,18) holds: amounts and prices of the books."""
+
 PPM = 1_000_000
 """Rates are in parts per million."""
 
@@ -90,13 +93,18 @@ def from_units(units: int, decimals: int) -> Decimal:
     return Decimal(units).scaleb(-decimals, CONTEXT)
 
 
+def most_units(decimals: int) -> int:
+    """The largest amount of an asset that the books can hold, in smallest units."""
+    return min(MAX_UNITS, int(10 ** (MAX_DIGITS + decimals)) - 1)
+
+
 def storable(units: int, decimals: int, subject: str) -> None:
     """Refuse an amount that an outside source states and that no column of the books can hold.
 
     Raises:
         UncheckedError: it is beyond 2^127 smallest units, or beyond 20 digits before the point.
     """
-    if abs(units) > MAX_UNITS or abs(units) >= 10 ** (20 + decimals):
+    if abs(units) > most_units(decimals):
         raise UncheckedError(
             f"{subject} states {text_of(from_units(units, decimals))}: more than the books can hold",
             rule="amounts lie within 2^127 smallest units and 20 digits before the point",

@@ -114,7 +114,7 @@ class ReplayWorld:
             row[column.QUOTE] = self.assets.index[market.quote]
             row[column.PER_TICK_LOT] = market.quote_units_per_tick_lot
             row[column.BAND], row[column.SLIPPAGE] = limits.band_ppm, limits.slippage_ppm
-            row[column.MAX_AGE] = limits.reference_max_age_us
+            row[column.MAX_AGE], row[column.MOST_TICKS] = limits.reference_max_age_us, market.most_ticks
             row[column.LEAST_LOTS : column.MOST_LOTS + 1] = np.array(
                 [limits.min_quantity_lots, limits.max_quantity_lots], np.uint64
             ).view(np.int64)

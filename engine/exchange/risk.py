@@ -11,10 +11,9 @@ from __future__ import annotations
 
 from engine.exchange.commands import MarketLimits, TimeInForce
 from engine.exchange.events import RejectReason, Side
-from engine.exchange.state import EngineState, Market
+from engine.exchange.state import MAX_TICKS, EngineState, Market
 from engine.money import PPM
 
-MAX_TICKS = 2**63 - 1
 _MARKET = TimeInForce.MARKET
 
 
@@ -47,6 +46,8 @@ def limit_price(
     at_market = tif == _MARKET
     if price_ticks < 0 or (price_ticks == 0 and not at_market):
         return RejectReason.INVALID_PRICE
+    if price_ticks > market.most_ticks:
+        return RejectReason.TOO_LARGE
     reason = _quantity(limits, quantity_lots)
     if reason is not None:
         return reason

@@ -7,7 +7,7 @@ What does not: how a command changes them (see `configuration`, `transfers`, `or
 from __future__ import annotations
 
 from collections.abc import MutableMapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -15,7 +15,9 @@ from engine.exchange.book import Book
 from engine.exchange.commands import NO_LIMITS, AccountState, Hold, MarketLimits, Withdrawal
 from engine.exchange.events import RejectReason
 from engine.exchange.staged import StagedTiers
+from engine.money import MAX_DIGITS
 
+MAX_TICKS = 2**63 - 1
 AVAILABLE, LOCKED, STAKED, IN_TRANSIT = 0, 1, 2, 3
 """Places in a balance: a list, because an order touches four of them and a frozen record would cost more than it."""
 
@@ -31,7 +33,10 @@ class Asset:
 
 @dataclass(frozen=True, slots=True)
 class Market:
-    """A listed market; a notional is price_ticks x quantity_lots x quote_units_per_tick_lot."""
+    """A listed market; a notional is price_ticks x quantity_lots x quote_units_per_tick_lot.
+
+    `most_ticks` is the highest price that the books can hold: what a registry knows of the assets decides it.
+    """
 
     market: int
     symbol: str
@@ -40,6 +45,7 @@ class Market:
     base_units_per_lot: int
     quote_units_per_tick_lot: int
     limits: MarketLimits = NO_LIMITS
+    most_ticks: int = field(default=MAX_TICKS, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,8 +146,15 @@ class Registry:
 
     def add_market(self, market: Market) -> None:
         """List a market that is not there, or with other limits."""
+        market = replace(market, most_ticks=self._most_ticks(market))
         self.markets[market.market] = market
         self.market_by_symbol[market.symbol] = market
+
+    def _most_ticks(self, market: Market) -> int:
+        base, quote = self.assets[market.base].decimals, self.assets[market.quote].decimals
+        # A tick is quote_units_per_tick_lot / 10^quote for base_units_per_lot / 10^base.
+        units = (int(10 ** (MAX_DIGITS + quote)) * market.base_units_per_lot - 1) // int(10**base)
+        return min(MAX_TICKS, units // market.quote_units_per_tick_lot)
 
     def add_account(self, account: Account) -> None:
         """Open an account that is not there, or with other rights."""

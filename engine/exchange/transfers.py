@@ -13,7 +13,7 @@ from engine.exchange.codec import JournalRecord
 from engine.exchange.configuration import account_changed
 from engine.exchange.events import Event, Rejected, RejectReason, Transfer, TransferKind
 from engine.exchange.state import AVAILABLE, IN_TRANSIT, STAKED, Account, EngineState, UsedKey
-from engine.money import MAX_UNITS
+from engine.money import most_units
 
 KINDS: dict[type, TransferKind] = {
     cmd.OpeningBalance: TransferKind.OPENING,
@@ -146,7 +146,9 @@ def _refusal(state: EngineState, kind: TransferKind, command: cmd.TransferComman
         return key.refusal(known)
     if command.units <= 0 and (kind != TransferKind.ADJUST or command.units == 0):
         return RejectReason.INVALID_QUANTITY
-    return _forbidden(account, kind) or _beyond(state, kind, command)
+    beyond = _beyond(state, kind, command)
+    # What no book can hold cannot be held for nobody either.
+    return beyond if beyond == RejectReason.TOO_LARGE else _forbidden(account, kind) or beyond
 
 
 def _forbidden(account: Account, kind: TransferKind) -> RejectReason | None:
@@ -166,8 +168,10 @@ def _beyond(state: EngineState, kind: TransferKind, command: cmd.TransferCommand
     """What the balance does not cover, or is too large to hold."""
     units = command.units
     if kind in _CREDITS or (kind == TransferKind.ADJUST and units > 0):
-        # Nothing inside can exceed what came in, so this one bound keeps every balance and fee within 2^127.
-        return RejectReason.TOO_LARGE if state.held(command.asset) + units > MAX_UNITS else None
+        # Nothing inside can exceed what came in, so this one bound keeps every balance and fee within 2^127, and within
+        # what the ledger can write: it could never settle a larger one, nor anything after it.
+        most = most_units(state.registry.assets[command.asset].decimals)
+        return RejectReason.TOO_LARGE if state.held(command.asset) + units > most else None
     if kind == TransferKind.DEPOSIT_REVERSED:
         came = state.transfers.get((TransferKind.DEPOSIT, command.reference))
         mine = came is not None and came[1:] == (command.account, command.asset, units)

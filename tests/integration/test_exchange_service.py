@@ -283,6 +283,8 @@ def test_custody_moves_balances_once_however_often_it_is_told(shared: Served) ->
             ("custody.deposit.confirmed", deposit),
             ("custody.deposit.confirmed", {**deposit, "amount": "0.0000000000000000001", "txHash": "0xabd"}),
             ("custody.deposit.confirmed", {**deposit, "amount": "-5", "txHash": "0xabe"}),
+            # More than NUMERIC(38,18) holds: taken in, it could not be settled, nor anything behind it.
+            ("custody.deposit.confirmed", {**deposit, "asset": "USDT", "amount": "1" + "0" * 20, "txHash": "0xabf"}),
         ):
             await stream.publish(subject, json.dumps(value).encode())
         eth = {"asset": "ETH", "locked": "0", "staked": "0"}
@@ -296,6 +298,7 @@ def test_custody_moves_balances_once_however_often_it_is_told(shared: Served) ->
     shared.run(talk)
     shared.settled()
     assert shared.book.value("SELECT count(*) FROM ledger.journals WHERE reference_id IN ('0xabc', 'w-1')") == 2
+    assert counted(shared, "custody.deposit.confirmed", "rejected") == 2
 
 
 async def until_balance(client: Client, wanted: dict[str, str]) -> None:

@@ -1,10 +1,19 @@
-"""exchange-core's own Gherkin scenarios, run against this engine, the journals that its events become, and the ledger.
+"""exchange-core's own Gherkin scenarios, run against both engines, the journals of their events, and the ledger.
 
 The legs of each step's journals are summed here; after a scenario all its events are settled into a book of its own in
-Postgres, which must come to the same. Two things differ by design and are bridged here. exchange-core's balance of a
-client is what is available, without what orders hold: compared with `available`, while the ledger must hold available +
-locked. Its EUR_USD is a future traded on margin; here it is a spot market, so each client gets euros to sell (no
-scenario looks at them).
+Postgres, which must come to the same, and its records are replayed by the kernel, which must come to the same state.
+What differs by design is bridged here:
+
+- exchange-core's balance of a client is what is available, without what orders hold: compared with `available`, while
+  the ledger must hold available + locked.
+- Its EUR_USD is a future traded on margin; here it is a spot market, so who sells euros there is given some.
+- What it calls to suspend a user is to drop one who owns nothing. Here such an account is closed, by the database,
+  which refuses while anything is in it; to suspend is something else (a state that users with funds can be put into).
+- It sees no balance where all of it rests in orders, drops the user, and makes one again when an order fills. Here what
+  orders lock is owed, so that account cannot end, and such a scenario fails as expected.
+- An amount that is added and negative is a withdrawal, asked for and confirmed.
+
+Scenarios of accounts in the same words are in `features/`: they run where exchange-core's own are absent.
 """
 
 from __future__ import annotations
@@ -23,20 +32,24 @@ from pytest_bdd import parsers, scenarios, step
 
 from engine.clock import CutOffRule, from_day_number, to_us
 from engine.exchange import commands as cmd
+from engine.exchange import snapshot
 from engine.exchange.engine import ExchangeEngine
 from engine.exchange.events import Event, OrderAccepted, Rejected, RejectReason, Side, Trade
 from engine.exchange.postings import journal_of
+from engine.exchange.replay_numba import replay_records
+from engine.exchange.replay_world import records_of
+from engine.exchange.requests import answer_of, commands_of
 from engine.exchange.sequencer import Sequencer
 from engine.ledger.journal import check_balanced
 from engine.sim.memory_sink import MemorySink
+from engine.store import accounts
+from engine.store.command_requests import unanswered
+from engine.store.connect import NotYetError, typed_errors
 from engine.store.settlement import Settler
 from tests.fixtures.books import BookUnderTest, MakeBook
 
 FEATURES = Path(__file__).parents[2].parent / "shared" / "vectors" / "exchange_core"
-if FEATURES.exists():
-    scenarios(str(FEATURES))
-else:
-    pytest.skip(f"outside vectors absent: {FEATURES}", allow_module_level=True)
+scenarios(str(Path(__file__).parent / "features"), *([str(FEATURES)] if FEATURES.exists() else []))
 
 RULE = CutOffRule(24, 0, "UTC")
 FIRST_DAY = 20514
@@ -49,15 +62,18 @@ REASONS = {
     "RISK_INVALID_RESERVE_BID_PRICE": RejectReason.INVALID_PRICE,
     "MATCHING_MOVE_FAILED_PRICE_OVER_RISK_LIMIT": RejectReason.PRICE_ABOVE_RESERVE,
     "MATCHING_UNKNOWN_ORDER_ID": RejectReason.UNKNOWN_ORDER,
+    "AUTH_INVALID_USER": RejectReason.ACCOUNT_MAY_NOT_TRADE,
 }
 SIDES = {"BID": Side.BUY, "ASK": Side.SELL}
 TIFS = {"GTC": cmd.TimeInForce.GTC, "IOC": cmd.TimeInForce.IOC, "FOK": cmd.TimeInForce.FOK}
 
 
 class World:
-    """The engine, the ledger's balances in memory, and the feature's names for both."""
+    """The engine, the ledger's balances in memory and its book, and the feature's names for them."""
 
-    def __init__(self) -> None:
+    def __init__(self, make_book: MakeBook) -> None:
+        self._make_book = make_book
+        self._book: BookUnderTest | None = None
         self.sequencer = Sequencer(ExchangeEngine(FIRST_DAY), MemorySink(), cutoff_rule=RULE)
         self.ledger: defaultdict[tuple[str, str], int] = defaultdict(int)
         self.accounts: dict[str, int] = {}
@@ -67,6 +83,7 @@ class World:
         self.trades: list[Trade] = []
         self.references = 0
         self.events: list[Event] = []
+        self.settled = 0
         for symbol, asset in ASSETS.items():
             self.send(cmd.SetAsset(asset, symbol, 0))
         for symbol, (market, base, quote, lot, tick_lot) in MARKETS.items():
@@ -76,9 +93,21 @@ class World:
     def engine(self) -> ExchangeEngine:
         return self.sequencer.engine
 
+    @property
+    def sink(self) -> MemorySink:
+        assert isinstance(self.sequencer.sink, MemorySink)
+        return self.sequencer.sink
+
+    @property
+    def book(self) -> BookUnderTest:
+        if self._book is None:
+            self._book = self._make_book(None)
+        return self._book
+
     def send(self, command: cmd.Command) -> list[Event]:
         events = self.sequencer.submit(command, OPENS_US)
-        self.events += events
+        answer = answer_of(self.sink.records[-1], events)
+        self.events += events if answer is None else [*events, answer]
         for event in events:
             journal = journal_of(event, self.engine.registry)
             if journal is not None:
@@ -96,16 +125,52 @@ class World:
     def open(self, client: str) -> None:
         self.accounts[client] = len(self.accounts) + 1
         self.send(cmd.OpenAccount(self.accounts[client], client.lower()))
-        self.deposit(client, "EUR", 10**6)
 
-    def deposit(self, client: str, asset: str, units: int) -> None:
+    def add(self, client: str, asset: str, units: int) -> None:
+        """A deposit, or a withdrawal where negative; nothing is neither."""
         self.references += 1
-        self.send(cmd.Deposit(self.accounts[client], ASSETS[asset], units, f"d-{self.references}"))
+        kinds = (cmd.Deposit,) if units > 0 else (cmd.Withdrawal, cmd.WithdrawalConfirmed) if units else ()
+        for kind in kinds:
+            events = self.send(kind(self.accounts[client], ASSETS[asset], abs(units), f"x-{self.references}"))
+            assert not isinstance(events[-1], Rejected), events
+
+    def settle(self) -> None:
+        """Settle what has happened since."""
+        events, self.settled = self.events[self.settled :], len(self.events)
+        with self.book.app() as connection:
+            Settler(self.engine.registry).settle(connection, events)
+
+    def end(self, client: str) -> None:
+        """Close an account: two steps of the database, all of it or nothing; the engine does as it is asked.
+
+        Raises:
+            NotYetError: something is in it.
+        """
+        self.settle()
+        user = self.accounts[client]
+        with self.book.app() as connection:
+            with typed_errors(), connection.transaction():
+                for state in ("restricted", "closed"):
+                    accounts.transition(connection, user, state, authority="operator", actor="ann", reason="leaves")
+            for request in unanswered(connection):
+                for command in commands_of(request, self.engine.registry):
+                    self.send(command)
+        self.settle()
+
+    def state_of(self, client: str) -> str:
+        """The state of an account, which engine and database agree on."""
+        self.settle()
+        with self.book.app() as connection:
+            state = accounts.find(connection, client.lower()).state
+        assert self.engine.registry.accounts[self.accounts[client]].state.name.lower() == state
+        return state
 
     def place(self, client: str, side: str, number: int, terms: str) -> list[Event]:
         match = re.fullmatch(r"(\d+)@(\d+) \(type: (\w+), symbol: (\w+)(?:, reservePrice: (\d+))?\)", terms)
         assert match is not None, terms
         price, size, kind, symbol, reserve = match.groups()
+        if symbol == "EUR_USD" and side == "ASK":
+            self.add(client, "EUR", int(size))
         order = cmd.NewOrder(
             self.accounts[client],
             MARKETS[symbol][0],
@@ -135,26 +200,26 @@ class World:
 
 @pytest.fixture
 def world(make_book: MakeBook) -> Iterator[World]:
-    world = World()
+    world = World(make_book)
     yield world
-    settle(world, make_book(None))
+    compare(world)
 
 
-def settle(world: World, book: BookUnderTest) -> None:
-    """Settle a scenario's events; the ledger must hold what the engine does."""
+def compare(world: World) -> None:
+    """After a scenario: the ledger holds what the engine does, and the kernel comes to the same state by replay."""
     registry = world.engine.registry
-    with book.app() as connection:
-        Settler(registry).settle(connection, world.events)
+    replayed = replay_records(FIRST_DAY, records_of(b"".join(world.sink.raw)))
+    assert snapshot.pack(replayed.engine) == snapshot.pack(world.engine)
+    world.settle()
     held = {
         (registry.accounts[one.account].name, registry.assets[one.asset].symbol): one.total
         for one in world.engine.balances()
     }
-    with book.admin() as owner:
+    with world.book.admin() as owner:
         rows = owner.execute(
             "SELECT account, asset, balance FROM ledger.accounts WHERE balance <> 0 AND account = ANY(%s)",
             ([account.name for account in registry.accounts.values()],),
         ).fetchall()
-    assert held
     assert {(account, asset): balance for account, asset, balance in rows} == held
 
 
@@ -166,7 +231,7 @@ def table_of(datatable: list[list[str]]) -> list[list[str]]:
 def new_client(world: World, client: str, datatable: list[list[str]]) -> None:
     world.open(client)
     for asset, units in table_of(datatable):
-        world.deposit(client, asset, int(units))
+        world.add(client, asset, int(units))
 
 
 @step("Users and their balances:")
@@ -176,12 +241,12 @@ def users(world: World, datatable: list[list[str]]) -> None:
     for client, asset, units in rows:
         if client not in world.accounts:
             world.open(client)
-        world.deposit(client, asset, int(units))
+        world.add(client, asset, int(units))
 
 
-@step(parsers.re(r"(?P<units>\d+) (?P<asset>\w+) is added to the balance of a client (?P<client>\w+)"))
+@step(parsers.re(r"(?P<units>-?\d+) (?P<asset>\w+) is added to the balance of a client (?P<client>\w+)"))
 def added(world: World, units: str, asset: str, client: str) -> None:
-    world.deposit(client, asset, int(units))
+    world.add(client, asset, int(units))
 
 
 @step(parsers.re(r"A client (?P<client>\w+) places an (?P<side>ASK|BID) order (?P<number>\d+) at (?P<terms>.+)"))
@@ -236,6 +301,36 @@ def matched(world: World, number: str, how: str, facts: str) -> None:
     assert (world.engine.order(order_id) is None) == (how == "fully")
     if "bidderHoldPrice" in wanted:
         assert world.asked[order_id][0].reserve_price_ticks == int(wanted["bidderHoldPrice"])
+
+
+@step(parsers.parse('Suspend {client} who has balances will return "{code}"'))
+def could_not_suspend(world: World, client: str, code: str) -> None:
+    assert code == "USER_MGMT_USER_NOT_SUSPENDABLE_NON_EMPTY_ACCOUNTS"
+    with pytest.raises(NotYetError, match="cannot be closed"):
+        world.end(client)
+
+
+@step(parsers.parse("Suspend {client} who has no balances"))
+def suspends(world: World, client: str) -> None:
+    held = [one for one in world.engine.balances() if one.account == world.accounts[client]]
+    try:
+        world.end(client)
+    except NotYetError:
+        if held and all(one.total == one.locked for one in held):
+            pytest.xfail("what an order locks is owed to its owner: the account cannot end")
+        raise
+    assert held == []
+
+
+@step(parsers.parse('Status of {client} is "{status}"'))
+def status_is(world: World, client: str, status: str) -> None:
+    assert world.state_of(client) == status.lower()
+
+
+@step(parsers.parse('Query {client} will return "{code}"'))
+def query_returns(world: World, client: str, code: str) -> None:
+    assert code in ("OK", "USER_NOT_FOUND")
+    assert (world.state_of(client) == "closed") == (code == "USER_NOT_FOUND")
 
 
 @step("No trade events")

@@ -21,7 +21,7 @@ SLOT_COLUMNS = 16
 """Columns of a slot: what a fill needs in the first cache line, what leaving needs in the second."""
 
 BASE, QUOTE, PER_TICK_LOT, BAND, SLIPPAGE, MAX_AGE, LEAST_LOTS, MOST_LOTS = range(8)
-LAST_PRICE, VENUE_PRICE, VENUE_TIME, BEST_BID, BEST_ASK, LEVELS, TICKS, WORDS, ROWS = range(8, 17)
+LAST_PRICE, VENUE_PRICE, VENUE_TIME, BEST_BID, BEST_ASK, LEVELS, TICKS, WORDS, ROWS, MOST_TICKS = range(8, 18)
 MARKET_COLUMNS = 24
 """Columns of a market. Bases and quotes are dense; bests are ticks, -1 and `TICKS` for none."""
 

@@ -20,6 +20,7 @@ from engine.exchange.kernels.replay_arrays import (
     LEAST_LOTS,
     MAX_AGE,
     MOST_LOTS,
+    MOST_TICKS,
     NOTIONAL_HIGH,
     NOTIONAL_LOW,
     SIDE_BYTE,
@@ -149,17 +150,25 @@ def _reference_price(world: World, market: Any, now: int) -> int:
 
 
 @inlined
+def _quantity(world: World, market: Any, quantity: int) -> int:
+    if quantity <= 0:
+        return INVALID_QUANTITY
+    if unsigned(quantity) < unsigned(world.markets[market, LEAST_LOTS]):
+        return BELOW_MIN_QUANTITY
+    most = unsigned(world.markets[market, MOST_LOTS])
+    return ABOVE_MAX_QUANTITY if most and unsigned(quantity) > most else OK
+
+
+@inlined
 def limit_of(world: World, market: Any, side: int, tif: int, price: int, quantity: int, now: int) -> tuple[int, int]:
     """`risk.limit_price`: a reason, or OK and the limit."""
     if price < 0 or (price == 0 and tif != MARKET_TIF):
         return INVALID_PRICE, 0
-    if quantity <= 0:
-        return INVALID_QUANTITY, 0
-    if unsigned(quantity) < unsigned(world.markets[market, LEAST_LOTS]):
-        return BELOW_MIN_QUANTITY, 0
-    most = unsigned(world.markets[market, MOST_LOTS])
-    if most and unsigned(quantity) > most:
-        return ABOVE_MAX_QUANTITY, 0
+    if price > world.markets[market, MOST_TICKS]:
+        return TOO_LARGE, 0
+    reason = _quantity(world, market, quantity)
+    if reason:
+        return reason, 0
     limit = valued = price
     if tif == MARKET_TIF:
         valued = _reference_price(world, market, now)
