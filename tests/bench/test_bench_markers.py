@@ -32,9 +32,9 @@ from pipelines import watch
 from pipelines.local.servers import ensure_servers
 from pipelines.settings import Settings, load_settings
 from tests.bench.test_bench_service import message, percentile
+from tests.fixtures.alerts import Receiver
 from tests.fixtures.exchange_service import USERS, Served, serve_book
 from tests.fixtures.markers import asked, plant
-from tests.integration.test_alerts import Receiver
 
 pytestmark = pytest.mark.bench
 

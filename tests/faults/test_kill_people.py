@@ -18,8 +18,8 @@ from engine.store import breaks, reopening, tolerances
 from engine.store.connect import connect
 from pipelines.settings import Settings
 from tests.fixtures.books import SMALL, BookUnderTest, drop_book, new_book
+from tests.fixtures.breaks import ASSET, ghost_deposit
 from tests.fixtures.closers import OK, hooked, in_child, wait_for
-from tests.integration.test_breaks import ASSET, ghost_deposit
 
 BACKENDS = (
     "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND backend_type = 'client backend'"

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import re
 import threading
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import date, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -27,50 +24,12 @@ from engine.store.connect import connect
 from engine.store.runs import put_event
 from pipelines import watch
 from pipelines.local.urls import DatabaseUrl
+from tests.fixtures.alerts import Receiver
 from tests.fixtures.books import BookUnderTest, MakeBook
 from tests.integration.test_gate_paths import TAMPERED, tamper
 
 ROOT = Path(__file__).resolve().parents[2]
 QUIET = Policy(reporting_currency="USDT", mark_max_age_s=86_400, seal_deadline_s=604_800)
-
-
-class Receiver:
-    """An HTTP server that keeps what is posted to it, answers with `status`, and counts what is fetched."""
-
-    def __init__(self) -> None:
-        self.posts: list[dict[str, Any]] = []
-        self.beats = 0
-        self.status = 200
-        receiver = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                if receiver.status == 200:
-                    receiver.posts.append(body)
-                self.send_response(receiver.status)
-                self.end_headers()
-
-            def do_GET(self) -> None:
-                receiver.beats += 1
-                self.send_response(200)
-                self.end_headers()
-
-            def log_message(self, *_: object) -> None: ...
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
-
-    @property
-    def url(self) -> str:
-        return f"json://user:hunter2@127.0.0.1:{self.server.server_port}/hook"
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    made = Receiver()
-    yield made
-    made.server.shutdown()
 
 
 def on_time(book: BookUnderTest) -> Any:

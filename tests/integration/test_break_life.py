@@ -9,9 +9,7 @@ from engine.steps.plan import STEPS
 from engine.steps.runner import run_step
 from engine.store import breaks, reopening
 from tests.fixtures.books import BookUnderTest
-from tests.integration.test_breaks import as_app, as_owner, broken, ghost_deposit, state, waive
-
-__all__ = ["broken"]
+from tests.fixtures.breaks import as_app, as_owner, ghost_deposit, state, waive
 
 
 def alive(book: BookUnderTest) -> tuple[object, object]:

@@ -4,79 +4,18 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from datetime import date, datetime, timedelta
+from datetime import date, timedelta
 from decimal import Decimal
 
 import psycopg
 import pytest
 
 from engine import clock
-from engine.clock import to_us
 from engine.errors import ComplineError
-from engine.ledger.journal import Journal, Leg
-from engine.store import breaks, postings
-from engine.store.connect import connect, typed_errors
+from engine.store import breaks
 from tests.fixtures.books import BookUnderTest
+from tests.fixtures.breaks import ASSET, as_app, as_owner, ghost_deposit, state, waive
 from tests.integration.test_gate_paths import compline
-
-USER, ASSET = "u-0001", "BTC"
-
-
-def ghost_deposit(
-    book: BookUnderTest, day: date, amount: str = "0.5", reference: str = "ghost", at: datetime | None = None
-) -> None:
-    """The ledger credits what the engine never saw: a settlement gone wrong."""
-    units = int(Decimal(amount) * 10**8)
-    journal = Journal(
-        kind="deposit",
-        reference_type="deposit",
-        reference_id=reference,
-        engine_seq=1,
-        effective_us=to_us(at or clock.now()),
-        close_date=day,
-        origin="engine",
-        reason="deposit",
-        legs=(Leg(USER, ASSET, units), Leg("custody:main", ASSET, -units)),
-    )
-    with connect(book.opened.url) as connection:
-        postings.post(connection, [journal], decimals={ASSET: 8}, actor="settlement", known={}, epoch=None)
-        connection.commit()
-
-
-@pytest.fixture
-def broken(book: BookUnderTest) -> BookUnderTest:
-    """A book whose ledger has half a bitcoin too much on the first date."""
-    ghost_deposit(book, book.days[0])
-    last = book.close(book.days[0])[-1]
-    assert (last.step, last.status) == ("engine_vs_ledger", "failed")
-    return book
-
-
-def as_owner(book: BookUnderTest, work: Callable[[psycopg.Connection], object]) -> object:
-    with connect(book.opened.servers.admin.dsn()) as connection, typed_errors():
-        made = work(connection)
-        connection.commit()
-        return made
-
-
-def as_app(book: BookUnderTest, work: Callable[[psycopg.Connection], object]) -> None:
-    with connect(book.opened.url) as connection, typed_errors():
-        work(connection)
-        connection.commit()
-
-
-def state(book: BookUnderTest) -> object:
-    return book.value("SELECT state FROM recon.breaks WHERE subject = %s", USER)
-
-
-def waive(book: BookUnderTest, day: date, cap: str = "0.5") -> object:
-    until = clock.now() + timedelta(days=1)
-    return as_owner(
-        book,
-        lambda c: breaks.waive(
-            c, "engine_vs_ledger", "book", day, ASSET, Decimal(cap), "looked at", "ada", "ben", until
-        ),
-    )
 
 
 def test_the_wrong_ledger_is_corrected_in_the_open_date_and_the_date_seals_with_the_break_listed(

@@ -12,8 +12,8 @@ from engine import clock
 from engine.close.policy import CUSTODY_COVERS_LIABILITIES, ENGINE_VS_LEDGER, LEDGER_VS_CUSTODY
 from engine.errors import ComplineError
 from engine.store import breaks
+from tests.fixtures.breaks import as_owner, ghost_deposit
 from tests.fixtures.outside import WITH_CUSTODY, WithCustody
-from tests.integration.test_breaks import as_owner, ghost_deposit
 
 UNIT = 10**8
 

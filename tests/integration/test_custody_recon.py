@@ -17,10 +17,9 @@ from engine.gateways.alert_channels import channels_of
 from engine.store import days, reopening, tolerances
 from engine.store.connect import connect, typed_errors
 from pipelines import watch
+from tests.fixtures.alerts import Receiver
 from tests.fixtures.outside import WITH_CUSTODY, WithCustody
-from tests.integration.test_alerts import Receiver, receiver
 
-__all__ = ["receiver"]
 UNIT = 10**8
 
 

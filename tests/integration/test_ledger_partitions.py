@@ -13,11 +13,9 @@ from engine.store import migrate, postings
 from pipelines.local.servers import ensure_servers
 from pipelines.settings import Settings
 from tests.fixtures.books import BookUnderTest, drop_database, replace_book
-from tests.fixtures.legs import LegRow, accounts, balance, logins, put_journal
+from tests.fixtures.legs import OTHER, UNIT, USER, WALLET, LegRow, accounts, balance, logins, put_journal
 from tests.fixtures.seals import refused
 
-UNIT = "0.000000000000000001"
-USER, OTHER, WALLET = "u-0001", "u-0002", "custody:main"
 PARENT = "ledger.ledger_entries"
 COLUMNS = "posting_no, close_date, account_id, asset, amount"
 Row = tuple[int, date, int, str, str]

@@ -11,7 +11,7 @@ from engine.store import breaks, markers
 from engine.store.connect import connect, typed_errors
 from engine.store.markers import MarkerAt, MarkerResult
 from tests.fixtures.books import BookUnderTest
-from tests.integration.test_breaks import ASSET, USER, as_owner, ghost_deposit, waive
+from tests.fixtures.breaks import ASSET, USER, as_owner, ghost_deposit, waive
 
 CURSOR = "SELECT last_seq FROM ledger.settlement_cursor"
 MOVE = "UPDATE ledger.settlement_cursor SET last_seq = %s RETURNING 1"

@@ -15,15 +15,13 @@ from engine import clock
 from engine.exchange.events import Transfer, TransferKind
 from engine.exchange.history import events_from
 from engine.gateways.alert_channels import channels_of
-from engine.service.comparing import _LATE
 from pipelines import watch
 from pipelines.local.postgres import ensure_postgres, stop_postgres
 from pipelines.settings import Settings
+from tests.fixtures.alerts import Receiver
 from tests.fixtures.exchange_service import Served, balances, new_service
 from tests.fixtures.markers import asked, asked_while_locked, compline, locked, plant, results
-from tests.integration.test_alerts import Receiver, receiver
 
-__all__ = ["receiver"]
 UNIT = "0.000001"
 DEADLINE_S = 4
 
@@ -115,7 +113,8 @@ def test_settlement_that_stands_still_past_the_deadline_is_unknown_and_somebody_
         hurried.until(lambda: bool(results(hurried)) and results(hurried)[0].seq == late, "it is unknown", 10.0)
         assert "compline_exchange_marker_verdict 2" in hurried.metrics()
     one = results(hurried)[0]
-    assert (one.verdict, one.detail) == ("unknown", {"what": _LATE})
+    late_by = "settlement did not reach the marker before its deadline, or a close settled past it"
+    assert (one.verdict, one.detail) == ("unknown", {"what": late_by})
     assert any("could not be compared" in title for title in watch.look(hurried.book.opened, [], clock.now()).raised)
     hurried.settled()
     assert [r.verdict for r in (asked(hurried), *results(hurried)[1:])] == ["pass", "unknown", "pass"]

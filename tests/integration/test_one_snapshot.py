@@ -21,9 +21,9 @@ from engine.store.connect import Connection, typed_errors
 from engine.store.days import Day
 from pipelines.settings import Settings
 from tests.fixtures.books import SMALL, BookUnderTest, MakeBook, drop_book, new_book, one_snapshot
+from tests.fixtures.breaks import as_app, ghost_deposit, state
 from tests.fixtures.closers import policy_with
 from tests.fixtures.seals import attempt, refused
-from tests.integration.test_breaks import as_app, ghost_deposit, state
 
 GATES = ("custody_covers_liabilities", "engine_vs_ledger", "ledger_vs_custody", "staking_vs_chain")
 
@@ -112,12 +112,13 @@ def test_who_is_always_in_the_way_makes_it_unknown(broken: BookUnderTest) -> Non
 # The lease under a long transaction.
 
 
-def runs_out(book: BookUnderTest, day: date, who: str) -> int:
-    """A lease whose time is up in a moment, and nobody renews it."""
+def runs_out(book: BookUnderTest, day: date, who: str, in_s: float = 0.3) -> int:
+    """A lease whose time is up in a moment, or was, and nobody renews it."""
     with book.admin() as owner:
         row = owner.execute("SELECT close.take_lease(%s, %s, 1, true)", (day, who)).fetchone()
         owner.execute(
-            "UPDATE close.leases SET expires_at = clock_timestamp() + interval '0.3 s' WHERE close_date = %s", (day,)
+            "UPDATE close.leases SET expires_at = clock_timestamp() + make_interval(secs => %s) WHERE close_date = %s",
+            (in_s, day),
         )
     assert row is not None
     return int(row[0])
@@ -140,7 +141,11 @@ def test_lease_that_a_transaction_has_locked_does_not_run_out_in_it(ready: BookU
         app.execute("SELECT close.fence(%s, %s)", (day, epoch))
         app.execute("SELECT pg_sleep(0.4)")
         heir.start()
-        app.execute("SELECT pg_sleep(0.2)")
+        waits = "SELECT count(*) FROM pg_stat_activity WHERE %s = ANY (pg_blocking_pids(pid))"
+        deadline = time.monotonic() + 10
+        while not ready.value(waits, app.info.backend_pid):
+            assert time.monotonic() < deadline, "the heir does not wait"
+            time.sleep(0.02)
         app.execute("SELECT close.fence(%s, %s)", (day, epoch))
         assert taken == []
     heir.join()
@@ -156,8 +161,7 @@ def test_lease_whose_time_is_up_is_lost_to_a_successor_or_by_giving_it_back(read
         with ready.app() as app:
             app.execute("SELECT close.fence(%s, %s)", (day, epoch))
 
-    epoch = runs_out(ready, day, "late")
-    time.sleep(0.4)
+    epoch = runs_out(ready, day, "late", in_s=-0.1)
     fence(epoch)
     heir = runs_out(ready, day, "heir")
     with refused("CL006", match="no longer holds the lease"):

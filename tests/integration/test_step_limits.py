@@ -10,12 +10,20 @@ import pytest
 from engine.errors import StepTimeoutError
 from engine.steps.context import Step, StepContext, StepOutput
 from engine.steps.runner import run_step
-from tests.fixtures.books import MakeBook
+from tests.fixtures.books import BookUnderTest, MakeBook
 from tests.fixtures.closers import (
     policy_with,
     stats,
     with_readings,
 )
+
+
+def gone(book: BookUnderTest, name: str) -> None:
+    """Wait until the server has missed a connection."""
+    deadline = time.monotonic() + 10
+    while stats(book, name):
+        assert time.monotonic() < deadline, f"a backend of {name} is left"
+        time.sleep(0.05)
 
 
 @pytest.mark.parametrize("where", ["query", "computation"])
@@ -36,9 +44,8 @@ def test_step_past_its_limit_leaves_no_backend_and_is_recorded_as_unknown(make_b
     started = time.monotonic()
     with book.closing(day) as context, pytest.raises(StepTimeoutError):
         run_step(step, context)
-    assert time.monotonic() - started < 5
-    time.sleep(0.2)
-    assert stats(book, "compline mark_prices") == 0
+    assert time.monotonic() - started < 20, "long before the query would have ended by itself"
+    gone(book, "compline mark_prices")
     assert book.value("SELECT status FROM close.eod_runs WHERE step_name = 'mark_prices'") == "unknown"
     assert book.value("SELECT count(*) FROM events.outbox WHERE subject = 'eod.cutoff.failed'") == 1
     # How long the others take is the machine's.
@@ -56,6 +63,5 @@ def test_hung_prepare_is_ended_by_the_alarm_too(make_book: MakeBook) -> None:
     started = time.monotonic()
     with book.closing(day) as context, pytest.raises(StepTimeoutError):
         run_step(step, context)
-    assert time.monotonic() - started < 6
-    time.sleep(0.2)
-    assert stats(book, "compline cutoff") == 0
+    assert time.monotonic() - started < 20, "long before the query would have ended by itself"
+    gone(book, "compline cutoff")

@@ -26,8 +26,6 @@ HASHES = {
     "swing-40": "3cb0175e7982ff09ea220d1feaee3844cf9116a5ce455757879dea1d880b9b9f",
 }
 """Published in `reference/correctness_hash.txt`, seed 23 of every scenario; those whose stream is there are tried."""
-STREAMS = {name: FLASH1 / f"orders_{name}_s23.parquet" for name in HASHES}
-THERE = sorted(name for name, path in STREAMS.items() if path.exists())
 ENGINES = list(EngineName)
 Row = tuple[int, ...]
 needs_vectors = pytest.mark.skipif(not FLASH1.exists(), reason=f"outside vectors absent: {FLASH1}")
@@ -88,9 +86,12 @@ def model_of(messages: list[list[int]] | list[Row]) -> list[Row]:
 
 @needs_vectors
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("scenario", THERE)
+@pytest.mark.parametrize("scenario", sorted(HASHES))
 def test_published_hash_is_reproduced(scenario: str, engine: EngineName) -> None:
-    stream = conformance.read_stream(STREAMS[scenario])
+    path = FLASH1 / f"orders_{scenario}_s23.parquet"
+    if not path.exists():
+        pytest.skip(f"outside stream absent: {path}")
+    stream = conformance.read_stream(path)
     done, _ = conformance.run(stream, engine)
     assert done.sha256 == HASHES[scenario]
     assert done.messages == len(stream) == 1_996_097
