@@ -134,10 +134,13 @@ class Broker:
             except TimeoutError:
                 continue
             for message in messages:
-                await handle(message.subject, message.data, _acknowledger(message))
+                if message.metadata.sequence.stream <= taken:
+                    await message.ack()
+                else:
+                    await handle(message.subject, message.data, _acknowledger(message))
 
     async def _taken_by_others(self, stream: JetStreamContext, durable: str, name: str) -> int:
-        """How far consumers of other books, served here before, took this subject: a new book's begins behind it.
+        """How far consumers of other books, served here before, took this subject: this book's goes on behind it.
 
         Messages carry no book: what another exchange credited would be credited here again.
         """

@@ -40,7 +40,7 @@ class Exchange:
         await self.broker.close()
 
 
-def test_new_exchange_takes_what_nobody_took_and_nothing_that_another_did(servers: Servers) -> None:
+def test_exchange_takes_what_nobody_took_and_nothing_that_another_did(servers: Servers) -> None:
     async def talk() -> None:
         client = await nats.connect(servers.nats_url, connect_timeout=5)
         stream = client.jetstream()
@@ -57,6 +57,8 @@ def test_new_exchange_takes_what_nobody_took_and_nothing_that_another_did(server
         assert await served("one", b"a", b"b") == [b"a", b"b"]
         assert await served("two", b"c") == [b"c"]
         assert await served("two", b"d") == [b"d"]
+        assert await served("one", b"e", b"f") == [b"e", b"f"], "what two took meanwhile is not for one"
+        assert await served("two", b"g") == [b"g"]
         await client.close()
 
     asyncio.run(talk())
