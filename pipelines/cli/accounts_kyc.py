@@ -20,7 +20,7 @@ from engine.service.kyc import KycDesk
 from engine.store import account_kyc, accounts
 from pipelines.cli.account_options import Who, changing, put_done
 from pipelines.cli.options import BookName, DryRun, Json, opened
-from pipelines.cli.output import errors, put_json, talk
+from pipelines.cli.output import errors, put_dry_run, put_json, talk
 from pipelines.local.files import read_secret
 from pipelines.settings import Settings
 
@@ -70,7 +70,7 @@ def serve(
         there = opened(book)
         desk = KycDesk(there.url, webhook_secret(there.settings), sandbox)
         if dry_run:
-            talk(f"would take reviews for book {there.book.name} at port {port}")
+            put_dry_run(f"would take reviews for book {there.book.name} at port {port}", as_json=as_json)
             return
         asyncio.run(_until_told(desk, port, there.servers.nats_url))
         if as_json:

@@ -26,7 +26,7 @@ from pipelines.books import BookCard, BookFiles, OpenBook, create_book, read_car
 from pipelines.cli.close import close_dates
 from pipelines.cli.day_table import day_json, put_days
 from pipelines.cli.options import BookName, DryRun, Json, settings_of
-from pipelines.cli.output import errors, progress, put_json, talk
+from pipelines.cli.output import errors, progress, put_dry_run, put_json, talk
 from pipelines.closing import dates_between, is_step
 from pipelines.collect import collect
 from pipelines.key_store import load_keys
@@ -56,7 +56,10 @@ def demo(
         load_keys(settings, card)
         wanted = list(dates_between(config.first_day, date.fromordinal(config.first_day.toordinal() + days - 1)))
         if dry_run:
-            talk(f"would load {users} users into book {settings.book} and close {wanted[0]} to {wanted[-1]}")
+            put_dry_run(
+                f"would load {users} users into book {settings.book} and close {wanted[0]} to {wanted[-1]}",
+                as_json=as_json,
+            )
             return
         opened = create_book(settings, card, talk=talk)
         split = {"servers and schema": time.perf_counter() - started}

@@ -27,7 +27,7 @@ from engine.store.connect import connect, typed_errors
 from pipelines.books import BookCard, BookFiles, create_book, read_card
 from pipelines.cli import exchange_conformance, exchange_serve
 from pipelines.cli.options import BookName, DryRun, Json, settings_of
-from pipelines.cli.output import errors, progress, put_json, put_table, talk
+from pipelines.cli.output import errors, progress, put_dry_run, put_json, put_table, talk
 from pipelines.key_store import load_keys
 from pipelines.settings import DEFAULT_BOOK
 
@@ -83,7 +83,10 @@ def import_tape(
         card = read_card(BookFiles(settings.home, settings.book)) or _card_of(settings.book, prints, seed)
         load_keys(settings, card)
         if dry_run:
-            talk(f"would import {len(prints):,} prints into book {settings.book} from {card.book.first_day}")
+            put_dry_run(
+                f"would import {len(prints):,} prints into book {settings.book} from {card.book.first_day}",
+                as_json=as_json,
+            )
             return
         opened = create_book(settings, card, talk=talk)
         with (

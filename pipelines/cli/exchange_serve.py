@@ -21,7 +21,7 @@ from engine.store import books
 from engine.store.connect import connect, typed_errors
 from pipelines.books import OpenBook, open_away
 from pipelines.cli.options import BookName, DryRun, Json, opened, settings_of
-from pipelines.cli.output import errors, put_json, talk
+from pipelines.cli.output import errors, put_dry_run, put_json, talk
 
 HEALTH_PORT = 9464
 
@@ -58,7 +58,7 @@ def serve(
         )
         _say_what_ends(config)
         if dry_run:
-            talk(f"would serve book {config.book} from {config.journal_dir}")
+            put_dry_run(f"would serve book {config.book} from {config.journal_dir}", as_json=as_json)
             return
         event_loop.run(ExchangeService(config, talk).run())
         if as_json:

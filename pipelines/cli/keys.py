@@ -16,7 +16,7 @@ from engine.reserves.rotation import fingerprint_of
 from engine.reserves.signing import key_id
 from engine.store.connect import connect, typed_errors
 from pipelines.cli.options import BookName, DryRun, Json, opened, settings_of
-from pipelines.cli.output import errors, out, put_json, talk
+from pipelines.cli.output import errors, out, put_dry_run, put_json, talk
 from pipelines.key_store import init_keys, key_path, load_keys_file, rotate_keys
 
 app = typer.Typer(help="Keys of manifests, checkpoints and leaves.", no_args_is_help=True)
@@ -36,7 +36,7 @@ def init(book: BookName = None, dry_run: DryRun = False, as_json: Json = False) 
         if dry_run:
             if path.exists():
                 raise ConfigError(f"{path} exists", rule="keys are never replaced")
-            talk(f"would write {path}")
+            put_dry_run(f"would write {path}", as_json=as_json)
             return
         init_keys(settings, settings.book)
         keys = load_keys_file(path)
@@ -62,7 +62,7 @@ def rotate(
         there = opened(book)
         before = load_keys_file(key_path(there.settings, there.book.name))
         if dry_run:
-            talk(f"would replace key {key_id(before.manifest_signer().public_key)}")
+            put_dry_run(f"would replace key {key_id(before.manifest_signer().public_key)}", as_json=as_json)
             return
         with closing(connect(there.url)) as connection, typed_errors():
             path = rotate_keys(there.settings, there.card, connection, new_master=new_master)

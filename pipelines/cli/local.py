@@ -20,7 +20,7 @@ from pipelines import dagster_home
 from pipelines.books import BookFiles, create_book, known_books, read_card
 from pipelines.cli.doctor import doctor
 from pipelines.cli.options import BookName, DryRun, Json, settings_of
-from pipelines.cli.output import errors, put_json, put_table, talk
+from pipelines.cli.output import errors, put_dry_run, put_json, put_table, talk
 from pipelines.local.servers import ensure_servers, stop_servers
 from pipelines.settings import repo_root
 
@@ -39,7 +39,7 @@ def up(book: BookName = None, dry_run: DryRun = False, as_json: Json = False) ->
         settings = settings_of(book)
         names = sorted({settings.book, *known_books(settings.home)})
         if dry_run:
-            talk(f"would start the servers and migrate: {', '.join(names)}")
+            put_dry_run(f"would start the servers and migrate: {', '.join(names)}", as_json=as_json)
             return
         done = []
         for name in names:
@@ -62,7 +62,7 @@ def down(dry_run: DryRun = False, as_json: Json = False) -> None:
     with errors(as_json=as_json):
         settings = settings_of()
         if dry_run:
-            talk(f"would stop the embedded servers of {settings.home}")
+            put_dry_run(f"would stop the embedded servers of {settings.home}", as_json=as_json)
             return
         stopped = stop_servers(settings.home)
         if as_json:

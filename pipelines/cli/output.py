@@ -36,6 +36,13 @@ def put_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, indent=2, sort_keys=False, default=str) + "\n")
 
 
+def put_dry_run(would: str, *, as_json: bool) -> None:
+    """What a dry run found that would be done: a line for a person, and a document where one was asked for."""
+    talk(would)
+    if as_json:
+        put_json({"dry_run": True, "would": would})
+
+
 def put_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, title: str | None = None) -> None:
     """Data for a person: a table that is never cut, also where stdout is a file."""
     table = Table(title=title, title_justify="left", header_style="bold")

@@ -28,7 +28,7 @@ from engine.store import user_keys
 from engine.store.connect import Connection, connect, typed_errors
 from pipelines.books import OpenBook
 from pipelines.cli.options import BookName, DryRun, Json, opened
-from pipelines.cli.output import errors, put_json, talk
+from pipelines.cli.output import errors, put_dry_run, put_json, talk
 from pipelines.evidence import reading_context
 from pipelines.key_store import key_path, load_keys, load_keys_file
 
@@ -136,7 +136,9 @@ def user_key(
         with closing(connect(there.url)) as connection, typed_errors(), connection.transaction(force_rollback=dry_run):
             nth = user_keys.give(connection, account, ring.key_epoch, again)
         if dry_run:
-            talk(f"would print the key of {account}, key epoch {ring.key_epoch}, for time {nth}")
+            put_dry_run(
+                f"would print the key of {account}, key epoch {ring.key_epoch}, for time {nth}", as_json=as_json
+            )
             return
         key = ring.user_key(account).hex()
         talk(f"the key of {account}, key epoch {ring.key_epoch}: whoever has it can read this account's proofs")

@@ -17,7 +17,7 @@ from engine.store import command_requests, markers
 from engine.store.connect import Connection, connect, typed_errors
 from engine.store.markers import MarkerResult
 from pipelines.cli.options import BookName, DryRun, Json, opened
-from pipelines.cli.output import errors, put_json, put_table, talk
+from pipelines.cli.output import errors, put_dry_run, put_json, put_table, talk
 
 _EXIT = {"pass": 0, "fail": 1, "unknown": UncheckedError.exit_code}
 _POLL_S = 0.1
@@ -68,7 +68,10 @@ def compare_now(
     with errors(as_json=as_json):
         there = opened(book)
         if dry_run:
-            talk(f"would ask the exchange of book {there.book.name} for a marker and wait for its comparison")
+            put_dry_run(
+                f"would ask the exchange of book {there.book.name} for a marker and wait for its comparison",
+                as_json=as_json,
+            )
             return
         with typed_errors(), closing(connect(there.url, autocommit=True)) as connection:
             limit_s = wait_s or markers.rule(connection)[1] + _GRACE_S

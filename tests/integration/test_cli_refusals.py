@@ -153,8 +153,9 @@ def test_book_whose_days_lie_in_the_past_is_served_only_after_saying_what_that_c
 ) -> None:
     name = sealed_book.opened.book.name
     first = sealed_book.days[-1] + timedelta(days=1)
-    code, _, talk = call(sealed_book.opened.settings.home, "exchange", "serve", "--dry-run", "--book", name)
-    assert code == 0
+    code, said, talk = call(sealed_book.opened.settings.home, "exchange", "serve", "--dry-run", "--book", name)
+    assert (code, said["dry_run"]) == (0, True)
+    assert said["would"].startswith(f"would serve book {name}")
     assert f"book {name} was never served, and its open date {first} lies in the past" in talk
     assert talk.index("journalled at once") < talk.index("would serve")
     assert not is_live(sealed_book.opened.files.journal_dir)
