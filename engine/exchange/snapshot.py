@@ -287,10 +287,7 @@ def _unpack(body: bytes, version: int = VERSION) -> ExchangeEngine:
             flow[asset] = _one(low, high)
     for account, asset, low, high in cursor.rows(_OWED) if version > _WITHOUT_DEBTS else ():
         state.owed[account, asset] = low | high << 64
-    for kind, one, account, asset, low, high, ref in cursor.rows(_TRANSFER):
-        # Only a correction has a sign; what other kinds keep here are bits.
-        value = _one(low, high) if kind == TransferKind.ADJUST else low | high << 64
-        state.transfers[kind, _text(ref)] = UsedKey(one, account, asset, value)
+    _unpack_transfers(cursor, state)
     for ref, account, asset, low, high, given, effective in cursor.rows(_WITHDRAWAL):
         name = _text(ref)
         state.withdrawals[name] = Withdrawal(account, asset, low | high << 64, name, effective if given else None)
@@ -307,6 +304,16 @@ def _unpack(body: bytes, version: int = VERSION) -> ExchangeEngine:
         state.account_orders.setdefault(account, set()).add(order_id)
     _unpack_staged(cursor, state, version)
     return ExchangeEngine(first, state=state)
+
+
+def _unpack_transfers(cursor: _Cursor, state: EngineState) -> None:
+    for kind, one, account, asset, low, high, ref in cursor.rows(_TRANSFER):
+        # Only a correction has a sign; what other kinds keep here are bits.
+        value = _one(low, high) if kind == TransferKind.ADJUST else low | high << 64
+        state.transfers[kind, _text(ref)] = UsedKey(one, account, asset, value)
+    for (kind, name), key in state.transfers.items():
+        if kind == TransferKind.DEPOSIT_UNALLOCATED and (TransferKind.DEPOSIT_REVERSED, name) not in state.transfers:
+            state.unallocated[key.asset] = state.unallocated.get(key.asset, 0) + key.value
 
 
 def _unpack_staged(cursor: _Cursor, state: EngineState, version: int) -> None:

@@ -180,6 +180,8 @@ class EngineState:
         withdrawals: those in transit, by reference.
         external: per asset, what came in minus what left.
         adjustments: per asset, rewards and corrections credited minus those taken.
+        unallocated: per asset, coins that came for accounts that may receive nothing, less those that went back; they
+            are in no balance, and count only towards what the books can hold.
         owed: by account and asset, what an account owes since a deposit was reversed that it had spent.
         last_prices: per market, the price of the last trade.
         references: per market, the venue price known.
@@ -199,6 +201,7 @@ class EngineState:
     fees: dict[int, int] = field(default_factory=dict)
     external: dict[int, int] = field(default_factory=dict)
     adjustments: dict[int, int] = field(default_factory=dict)
+    unallocated: dict[int, int] = field(default_factory=dict)
     owed: dict[tuple[int, int], int] = field(default_factory=dict)
     transfers: dict[tuple[int, str], UsedKey] = field(default_factory=dict)
     withdrawals: dict[str, Withdrawal] = field(default_factory=dict)

@@ -63,6 +63,7 @@ def transfer(state: EngineState, record: JournalRecord, command: cmd.TransferCom
     if reason == RejectReason.ACCOUNT_MAY_NOT_RECEIVE and kind == TransferKind.DEPOSIT:
         # The coins are there, whatever the account's state: refusing them would leave them in no book.
         state.transfers[TransferKind.DEPOSIT_UNALLOCATED, command.reference] = key
+        state.unallocated[command.asset] = state.unallocated.get(command.asset, 0) + command.units
         return [_transferred(state, record, TransferKind.DEPOSIT_UNALLOCATED, command)]
     if reason is not None:
         return [Rejected(record.seq, reason, command.account)]
@@ -93,6 +94,7 @@ def reverse_deposit(state: EngineState, record: JournalRecord, command: cmd.Depo
     held = state.transfers.get((TransferKind.DEPOSIT_UNALLOCATED, command.reference))
     if reason == RejectReason.UNKNOWN_DEPOSIT and held is not None and held[1:] == key[1:]:
         state.transfers[kind, command.reference] = key
+        state.unallocated[command.asset] -= command.units
         return [_transferred(state, record, TransferKind.UNALLOCATED_REVERSED, command)]
     if reason is not None or account is None:
         return [Rejected(record.seq, reason or RejectReason.UNKNOWN_ACCOUNT, command.account)]
@@ -171,7 +173,8 @@ def _beyond(state: EngineState, kind: TransferKind, command: cmd.TransferCommand
         # Nothing inside can exceed what came in, so this one bound keeps every balance and fee within 2^127, and within
         # what the ledger can write: it could never settle a larger one, nor anything after it.
         most = most_units(state.registry.assets[command.asset].decimals)
-        return RejectReason.TOO_LARGE if state.held(command.asset) + units > most else None
+        there = state.held(command.asset) + state.unallocated.get(command.asset, 0)
+        return RejectReason.TOO_LARGE if there + units > most else None
     if kind == TransferKind.DEPOSIT_REVERSED:
         came = state.transfers.get((TransferKind.DEPOSIT, command.reference))
         mine = came is not None and came[1:] == (command.account, command.asset, units)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from engine.clock import CutOffRule, from_day_number, to_us
@@ -12,6 +14,7 @@ from engine.exchange.events import Rejected, RejectReason, Side, Trade, Transfer
 from engine.exchange.replay_numba import replay_records
 from engine.exchange.replay_world import records_of
 from engine.exchange.sequencer import Sequencer
+from engine.exchange.state import EngineState
 from engine.money import from_units, most_units
 from engine.sim.memory_sink import MemorySink
 
@@ -49,7 +52,12 @@ def test_largest_amount_fits_numeric_38_18(decimals: int) -> None:
     assert from_units(most_units(decimals), decimals) < 10**20 <= from_units(most_units(decimals) + 1, decimals)
 
 
-def test_amount_beyond_the_books_comes_in_by_no_way(sequencer: Sequencer) -> None:
+def restarted(sequencer: Sequencer, directory: Path) -> EngineState:
+    snapshot.save(sequencer.engine, directory / "x.snap")
+    return snapshot.load(directory / "x.snap").state
+
+
+def test_amount_beyond_the_books_comes_in_by_no_way(sequencer: Sequencer, tmp_path: Path) -> None:
     most = most_units(2)
     assert outcome(sequencer, cmd.Deposit(1, USD, most + 1, "d-1")) == R.TOO_LARGE
     assert isinstance(outcome(sequencer, cmd.Deposit(1, USD, most - 5, "d-2")), Transfer)
@@ -61,6 +69,11 @@ def test_amount_beyond_the_books_comes_in_by_no_way(sequencer: Sequencer) -> Non
     held = outcome(sequencer, cmd.Deposit(3, USD, 5, "d-5"))
     assert isinstance(held, Transfer)
     assert held.kind == TransferKind.DEPOSIT_UNALLOCATED
+    # Coins of nobody count too, as long as they are there, also after a restart.
+    assert outcome(sequencer, cmd.Deposit(2, USD, 1, "d-6")) == R.TOO_LARGE
+    assert restarted(sequencer, tmp_path).unallocated == sequencer.engine.state.unallocated == {USD: 5}
+    assert isinstance(outcome(sequencer, cmd.DepositReversed(3, USD, 5, "d-5")), Transfer)
+    assert restarted(sequencer, tmp_path).unallocated == {}
     assert isinstance(outcome(sequencer, cmd.Deposit(2, USD, 5, "d-6")), Transfer)
     assert isinstance(outcome(sequencer, cmd.Deposit(1, COIN, most_units(18), "d-7")), Transfer)
 
