@@ -66,7 +66,8 @@ def set_market(state: EngineState, record: JournalRecord, command: cmd.SetMarket
         return _change_limits(state, record, there, market)
     taken = there is not None or command.symbol in registry.market_by_symbol
     whole = command.base_units_per_lot >= 1 and command.quote_units_per_tick_lot >= 1
-    if taken or command.market == 0 or command.base == command.quote or not whole or not _are_limits(command.limits):
+    wrong = taken or command.market == 0 or command.base == command.quote or not whole
+    if wrong or not _are_limits(command.limits) or not registry.most_ticks(market):
         return [Rejected(record.seq, RejectReason.INVALID_CONFIGURATION, 0)]
     registry.add_market(market)
     state.books[command.market] = Book()

@@ -15,7 +15,7 @@ from engine.exchange.book import Book
 from engine.exchange.commands import NO_LIMITS, AccountState, Hold, MarketLimits, Withdrawal
 from engine.exchange.events import RejectReason
 from engine.exchange.staged import StagedTiers
-from engine.money import MAX_DIGITS
+from engine.money import MAX_DECIMALS, MAX_DIGITS
 
 MAX_TICKS = 2**63 - 1
 AVAILABLE, LOCKED, STAKED, IN_TRANSIT = 0, 1, 2, 3
@@ -146,15 +146,18 @@ class Registry:
 
     def add_market(self, market: Market) -> None:
         """List a market that is not there, or with other limits."""
-        market = replace(market, most_ticks=self._most_ticks(market))
+        market = replace(market, most_ticks=self.most_ticks(market))
         self.markets[market.market] = market
         self.market_by_symbol[market.symbol] = market
 
-    def _most_ticks(self, market: Market) -> int:
+    def most_ticks(self, market: Market) -> int:
+        """The highest price that the books can hold, in ticks; 0 where they cannot hold that of one tick."""
         base, quote = self.assets[market.base].decimals, self.assets[market.quote].decimals
         # A tick is quote_units_per_tick_lot / 10^quote for base_units_per_lot / 10^base.
-        units = (int(10 ** (MAX_DIGITS + quote)) * market.base_units_per_lot - 1) // int(10**base)
-        return min(MAX_TICKS, units // market.quote_units_per_tick_lot)
+        above, below = market.quote_units_per_tick_lot * int(10**base), market.base_units_per_lot * int(10**quote)
+        if above * int(10**MAX_DECIMALS) % below:
+            return 0
+        return min(MAX_TICKS, (int(10**MAX_DIGITS) * below - 1) // above)
 
     def add_account(self, account: Account) -> None:
         """Open an account that is not there, or with other rights."""

@@ -88,6 +88,10 @@ def test_price_beyond_the_books_is_refused_by_both_engines(sequencer: Sequencer)
     assert outcome(sequencer, cmd.NewOrder(1, 1, Side.BUY, 2**63 - 1, 1, GTC)) == R.TOO_LARGE
     assert outcome(sequencer, cmd.AmendOrder(2, rest.order_id, dear, 3)) == R.TOO_LARGE  # type: ignore[attr-defined]
     assert isinstance(outcome(sequencer, cmd.NewOrder(1, 1, Side.BUY, dear - 1, 2, GTC)), Trade)
+    # What is not a decimal of 18 places, or too dear from the first tick on, is no price.
+    for per_lot in (3, 10**18 + 1):
+        assert outcome(sequencer, cmd.SetMarket(9, "A-B", COIN, USD, per_lot, 1)) == R.INVALID_CONFIGURATION
+    assert outcome(sequencer, cmd.SetMarket(9, "A-B", COIN, USD, 1, 10**4)) == R.INVALID_CONFIGURATION
     # Where a tick is small, every 64-bit price fits.
     assert not isinstance(outcome(sequencer, cmd.NewOrder(1, 2, Side.SELL, 2**63 - 1, 1, GTC)), RejectReason)
     sink = sequencer.sink

@@ -302,7 +302,7 @@ def test_genesis_takes_configuration_and_opening_balances_only() -> None:
     ):
         assert reason_of(exchange.genesis(command)) == R.INVALID_CUT_OFF
     assert isinstance(exchange.genesis(cmd.OpenAccount(5, "late"))[0], AccountOpened)
-    assert isinstance(exchange.genesis(cmd.SetMarket(2, "B2", BTC, USDT, 10**21, 1))[0], MarketListed)
+    assert isinstance(exchange.genesis(cmd.SetMarket(2, "B2", BTC, USDT, 10**20, 1))[0], MarketListed)
 
 
 def test_order_reference_is_taken_for_two_days_and_while_its_order_rests_and_a_transfers_for_ever() -> None:
