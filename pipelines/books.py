@@ -198,7 +198,7 @@ def require_card(files: BookFiles) -> BookCard:
         there = ", ".join(known_books(files.home)) or "none"
         raise ConfigError(
             f"there is no book {files.name} (known here: {there})",
-            next_step="compline demo, or compline exchange import-tape FILE --book NAME",
+            next_step="compline demo; or, for one of your own, compline exchange open FILE --book NAME",
         )
     return card
 

@@ -1,0 +1,158 @@
+"""An exchange's beginning: the commands of day zero, run and journalled whole or not at all.
+
+What belongs here: running an opening file through an engine, into a new journal or against one that is there.
+What does not: the file (see `opening_file`), the book's database and files (see `pipelines`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import psutil
+
+from engine.clock import CloseDate, CutOffs, day_number, to_us
+from engine.errors import InputError
+from engine.exchange import codec, opening_file
+from engine.exchange.codec import JournalRecord
+from engine.exchange.commands import Command, OpeningBalance
+from engine.exchange.engine import ExchangeEngine
+from engine.exchange.errors import JournalMismatchError, JournalWriteError
+from engine.exchange.events import Rejected
+from engine.exchange.journal import JournalReader, journal_path
+from engine.exchange.journal_writer import JournalWriter, Sink
+from engine.exchange.sequencer import Sequencer
+
+_GROUP = 10_000
+_DRAFT = ".opening-"
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What an exchange begins with, in numbers."""
+
+    commands: int
+    assets: int
+    markets: int
+    accounts: int
+    balances: int
+
+
+def check(path: Path, first_day: CloseDate, cutoff_rule: CutOffs) -> Opened:
+    """Run a file through an engine that nobody keeps.
+
+    Raises:
+        InputError: a line breaks a rule, or the engine refuses it.
+    """
+    return _run(path, first_day, cutoff_rule, _Chain(None))
+
+
+def open_journal(
+    directory: Path, path: Path, first_day: CloseDate, cutoff_rule: CutOffs, *, progress: Progress | None = None
+) -> tuple[Opened, bool]:
+    """Have a journal that begins with a file's commands.
+
+    A new one is written beside its place and put there when it is whole. One that is there is compared, and left.
+
+    Args:
+        directory: of the exchange; none, or empty, or with its journal.
+        path: the file.
+        first_day: its first close date.
+        cutoff_rule: when a day ends.
+        progress: called with the number of commands so far.
+
+    Returns:
+        What it begins with, and whether it is new.
+
+    Raises:
+        InputError: a line breaks a rule, or the engine refuses it.
+        JournalMismatchError: the journal that is there begins otherwise.
+        JournalWriteError: the disk refused.
+    """
+    _sweep(directory.parent)
+    if journal_path(directory).exists():
+        with JournalReader(journal_path(directory)) as reader:
+            return _run(path, first_day, cutoff_rule, _Chain(reader), progress), False
+    draft = directory.with_name(f"{_DRAFT}{os.getpid()}")
+    try:
+        with contextlib.closing(JournalWriter(draft, first_day=day_number(first_day))) as writer:
+            found = _run(path, first_day, cutoff_rule, writer, progress)
+        os.rename(draft, directory)
+    except OSError as error:
+        raise JournalWriteError(directory, error) from None
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return found, True
+
+
+def _sweep(folder: Path) -> None:
+    """Remove the drafts of processes that are gone."""
+    for left in folder.glob(f"{_DRAFT}*"):
+        if not psutil.pid_exists(int(left.name.removeprefix(_DRAFT))):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+class _Chain:
+    """A sink that keeps nothing, and holds each record to the one of a journal, if there is one."""
+
+    def __init__(self, journal: JournalReader | None) -> None:
+        self._journal = journal
+        self._there: Iterator[bytes] | None = None if journal is None else journal.raw_records()
+        self._crc = 0 if journal is None else journal.header_crc
+        self._seq = 0
+
+    def append(self, command: Command, ts_us: int) -> JournalRecord:
+        """The next record.
+
+        Raises:
+            JournalMismatchError: the journal holds another one there, or none.
+        """
+        self._seq += 1
+        raw, record = codec.encode(self._seq, ts_us, command, self._crc)
+        if self._journal is not None and self._there is not None and raw != next(self._there, None):
+            raise JournalMismatchError(
+                f"journal {self._journal.path}: record {self._seq} is not what the file says, {str(command)[:100]}",
+                rule="an exchange is opened once; what changes later is asked for (docs/ops/exchange.md)",
+                next_step="open the file that it was opened with, or another --book",
+            )
+        self._crc = record.crc
+        return record
+
+    def commit(self) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
+def _run(
+    path: Path, first_day: CloseDate, cutoff_rule: CutOffs, sink: Sink, progress: Progress | None = None
+) -> Opened:
+    """Give an engine every command of a file, as of the last instant of day zero."""
+    sequencer = Sequencer(ExchangeEngine(day_number(first_day)), sink, cutoff_rule=cutoff_rule)
+    registry = sequencer.engine.registry
+    ts_us = to_us(cutoff_rule.instant(first_day - timedelta(days=1))) - 1
+    balances, done = 0, 0
+    for done, (where, command) in enumerate(opening_file.commands(path, sequencer.engine.state), start=1):
+        try:
+            events = sequencer.submit(command, ts_us)
+        except InputError as error:
+            raise opening_file.refused(where, error.what, error.rule) from None
+        for event in events:
+            if isinstance(event, Rejected):
+                words = event.reason.name.lower().replace("_", " ")
+                raise opening_file.refused(where, words, "the exchange takes each line as its first day would")
+        balances += isinstance(command, OpeningBalance)
+        if done % _GROUP == 0:
+            sink.commit()
+            if progress is not None:
+                progress(done)
+    if not registry.markets:
+        raise opening_file.refused(f"{path}, its end", "no market", "an exchange has a market")
+    return Opened(done, len(registry.assets), len(registry.markets), len(registry.accounts), balances)
