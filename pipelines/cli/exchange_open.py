@@ -64,10 +64,10 @@ def open_exchange(
                     files.journal_dir, file, card.book.first_day, rule, progress=lambda done: bar(done, done)
                 )
             _settle(create_book(settings, card, talk=talk), found.commands)
-    said = {"book": card.book.name, "first_day": str(card.book.first_day), "new": new}
     counts = {name: getattr(found, name) for name in ("assets", "markets", "accounts", "balances")}
     if as_json:
-        put_json({**said, **counts})
+        said = {"dry_run": True, "would": f"open book {card.book.name}"} if dry_run else {"new": new}
+        put_json({"book": card.book.name, "first_day": str(card.book.first_day), **said, **counts})
         return
     put_table(["", "opened with"], [[name, f"{count:,}"] for name, count in counts.items()])
     if dry_run:
