@@ -56,6 +56,11 @@ class Broker:
                 await asyncio.sleep(_RETRY_S)
 
     @property
+    def most_bytes(self) -> int:
+        """The longest message that the server takes; 0 while there is none."""
+        return 0 if self._client is None else self._client.max_payload
+
+    @property
     def client(self) -> Client:
         """The connection, after `connect`."""
         assert self._client is not None, "connect() first"

@@ -52,6 +52,8 @@ CUSTODY = (
 WHO = "exchange.who"
 Talk = Callable[[str], None]
 _JSON = json.JSONEncoder(separators=(",", ":"))
+_LONG = 1_000
+"""Entries of a list that is left in a reply which would be too long."""
 
 
 @dataclass(frozen=True)
@@ -182,7 +184,10 @@ class ExchangeService:
 
     async def _arrived(self, subject: str, data: bytes, respond: Respond) -> None:
         async def answer(reply: Reply) -> None:
-            await respond(_JSON.encode(reply).encode())
+            told = _JSON.encode(reply).encode()
+            if len(told) > self._broker.most_bytes:
+                told = _JSON.encode(shortened(reply)).encode()
+            await respond(told)
 
         # What is too long is refused by its length: the rest of it needs no room in the queue.
         if not self._committer.put(subject, data[: MAX_MESSAGE_BYTES + 1], answer):
@@ -277,6 +282,22 @@ class ExchangeService:
             }
         )
         return self._metrics.text()
+
+
+def shortened(reply: Reply) -> Reply:
+    """A reply with the first of each long list; `omitted` says how many more there are, which only the events tell.
+
+    An order that swept a hundred thousand others made a reply that no server takes: its user would have heard nothing.
+    """
+    short: Reply = {}
+    for name, value in reply.items():
+        if isinstance(value, dict):
+            short[name] = shortened(value)
+        elif isinstance(value, list) and len(value) > _LONG:
+            short |= {name: value[:_LONG], "omitted": len(value) - _LONG}
+        else:
+            short[name] = value
+    return short
 
 
 def _failed(task: asyncio.Task[None]) -> bool:
