@@ -28,6 +28,7 @@ from engine.exchange.events import (
 )
 from engine.exchange.staged import StagedTiers
 from engine.exchange.state import Account, Asset, EngineState, KeyKind, Market, UsedKey, VenuePrice
+from engine.ledger.journal import NOT_FOR_USERS
 from engine.money import MAX_DECIMALS
 
 MAX_RATE_PPM = 1_000_000
@@ -117,9 +118,10 @@ def set_reference(state: EngineState, record: JournalRecord, command: cmd.SetRef
 
 
 def open_account(state: EngineState, record: JournalRecord, command: cmd.OpenAccount) -> list[Event]:
-    """Open an account under a free number and name."""
+    """Open an account under a free number and name; one that is the house's could never be settled."""
     registry = state.registry
-    if command.account == 0 or command.account in registry.accounts or command.name in registry.account_by_name:
+    taken = command.account in registry.accounts or command.name in registry.account_by_name
+    if command.account == 0 or taken or command.name in NOT_FOR_USERS:
         return [Rejected(record.seq, RejectReason.INVALID_CONFIGURATION, command.account)]
     registry.add_account(Account(command.account, command.name))
     return [AccountOpened(record.seq, command.account, command.name)]

@@ -19,6 +19,7 @@ from engine.clock import CloseDate, parse_close_date
 from engine.errors import InputError
 from engine.exchange import commands as cmd
 from engine.exchange.state import Asset, EngineState
+from engine.ledger.journal import NOT_FOR_USERS
 from engine.money import parse_decimal, to_units
 
 LONGEST_LINE = 64 * 1024
@@ -195,6 +196,8 @@ def _account(line: _Line, state: EngineState) -> cmd.Command:
     number = line.whole("user_id", least=1, most=2**63 - 1)
     if number in state.registry.accounts:
         line.refuse(f"user_id {number} again", "a user_id is one account's")
+    if line.text("account") in NOT_FOR_USERS:
+        line.refuse(f"account {line.text('account')!r}", f"{', '.join(sorted(NOT_FOR_USERS))} are the house's")
     return cmd.OpenAccount(number, line.text("account"))
 
 

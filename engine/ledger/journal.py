@@ -27,6 +27,8 @@ NETWORK_FEE_EXPENSE = "network_fee_expense"
 OPENING_EQUITY = "opening_equity"
 REWARDS_PAYABLE = "rewards_payable"
 SUSPENSE = "suspense"
+NOT_FOR_USERS = frozenset({"custody", "house", "rounding", SUSPENSE})
+"""Names that a user could have and the house has; of the house's other names none is a user's, for its underscore."""
 
 
 def custody(wallet: str) -> str:

@@ -209,6 +209,7 @@ Edit = Callable[[list[dict[str, Any]]], object]
         (lambda lines: lines[9].update(user_id=1), 10, "user_id 1 again"),
         (lambda lines: lines[9].update(account="Bob"), 10, "Bob"),
         (lambda lines: lines[9].update(account="alice"), 10, "account alice again"),
+        (lambda lines: lines[9].update(account="suspense"), 10, "suspense are the house's"),
         (lambda lines: lines[5].update(market="BTC-USDT"), 6, "market BTC-USDT again"),
         (lambda lines: lines[7].update(tier=0), 8, "tier 0 again"),
         (lambda lines: lines[11].update(tier=7), 12, "tier 7"),

@@ -15,6 +15,7 @@ from engine.exchange.replay_numba import replay_records
 from engine.exchange.replay_world import records_of
 from engine.exchange.sequencer import Sequencer
 from engine.exchange.state import EngineState
+from engine.ledger.journal import NOT_FOR_USERS
 from engine.money import from_units, most_units
 from engine.sim.memory_sink import MemorySink
 
@@ -76,6 +77,11 @@ def test_amount_beyond_the_books_comes_in_by_no_way(sequencer: Sequencer, tmp_pa
     assert restarted(sequencer, tmp_path).unallocated == {}
     assert isinstance(outcome(sequencer, cmd.Deposit(2, USD, 5, "d-6")), Transfer)
     assert isinstance(outcome(sequencer, cmd.Deposit(1, COIN, most_units(18), "d-7")), Transfer)
+
+
+@pytest.mark.parametrize("name", sorted(NOT_FOR_USERS))
+def test_name_of_the_house_is_nobody_elses(sequencer: Sequencer, name: str) -> None:
+    assert outcome(sequencer, cmd.OpenAccount(9, name)) == R.INVALID_CONFIGURATION
 
 
 def test_price_beyond_the_books_is_refused_by_both_engines(sequencer: Sequencer) -> None:
