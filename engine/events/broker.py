@@ -26,6 +26,8 @@ OnRequest = Callable[[str, bytes, Respond], Awaitable[None]]
 _RETRY_S = 0.25
 _PROBE_S = 0.3
 _CLOSE_S = 5.0
+_ACK_WAIT_S = 5.0
+"""What a killed process had been handed comes again after so long; what comes twice has one effect."""
 
 
 class Broker:
@@ -111,7 +113,10 @@ class Broker:
                 return
 
     async def consume(self, durable: str, subjects: list[str], handle: OnRequest) -> None:
-        """Hand over custody's messages one by one, each until it was answered; runs until cancelled.
+        """Hand over custody's messages one by one in the order of the stream, each until it was answered.
+
+        Runs until cancelled. What is said of a withdrawal on one subject rests on what was said on another: all of them
+        are one consumer's, which hands out the next message when the last is acknowledged, also after a kill.
 
         Args:
             durable: `family-book`, the name of the consumer, whose place the server remembers.
@@ -124,38 +129,47 @@ class Broker:
                 await stream.add_stream(
                     StreamConfig(name=STREAM, subjects=SUBJECTS, duplicate_window=DUPLICATE_WINDOW_S)
                 )
-                await asyncio.gather(*(self._consume_one(stream, durable, subject, handle) for subject in subjects))
+                await self._consume(stream, durable, subjects, handle)
             except (TimeoutError, NatsError, JetStreamError, OSError):
                 await asyncio.sleep(_RETRY_S * 4)
 
-    async def _consume_one(self, stream: JetStreamContext, durable: str, subject: str, handle: OnRequest) -> None:
-        name = f"{durable}-{subject.replace('.', '-')}"
-        taken = await self._taken_by_others(stream, durable, name)
-        begin = ConsumerConfig(deliver_policy=DeliverPolicy.BY_START_SEQUENCE, opt_start_seq=taken + 1)
-        pull = await stream.pull_subscribe(subject, durable=name, stream=STREAM, config=begin if taken else None)
+    async def _consume(self, stream: JetStreamContext, durable: str, subjects: list[str], handle: OnRequest) -> None:
+        taken = await self._taken(stream, durable, subjects)
+        config = ConsumerConfig(
+            deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
+            opt_start_seq=min(taken.values()) + 1,
+            filter_subjects=subjects,
+            max_ack_pending=1,
+            ack_wait=_ACK_WAIT_S,
+        )
+        pull = await stream.pull_subscribe(subjects[0], durable=durable, stream=STREAM, config=config)
         while True:
             try:
-                messages = await pull.fetch(100, timeout=5)
+                (message,) = await pull.fetch(1, timeout=5)
             except TimeoutError:
                 continue
-            for message in messages:
-                if message.metadata.sequence.stream <= taken:
-                    await message.ack()
-                else:
-                    await handle(message.subject, message.data, _acknowledger(message))
+            if message.metadata.sequence.stream <= taken[message.subject]:
+                await message.ack()
+            else:
+                await handle(message.subject, message.data, _acknowledger(message))
 
-    async def _taken_by_others(self, stream: JetStreamContext, durable: str, name: str) -> int:
-        """How far consumers of other books, served here before, took this subject: this book's goes on behind it.
+    async def _taken(self, stream: JetStreamContext, durable: str, subjects: list[str]) -> dict[str, int]:
+        """How far each subject was taken before: by other books served here, or by this one's consumer a subject.
 
-        Messages carry no book: what another exchange credited would be credited here again.
+        Messages carry no book: what another exchange credited would be credited here again. Servers that are older than
+        this module's one consumer a book still know one a subject, named `family-book-subject`.
         """
-        family, subject = durable.partition("-")[0] + "-", name.removeprefix(durable)
-        taken, seen = 0, 0
+        family, seen = durable.partition("-")[0] + "-", 0
+        endings = {subject: "-" + subject.replace(".", "-") for subject in subjects}
+        taken = dict.fromkeys(subjects, 0)
         while page := await stream.consumers_info(STREAM, offset=seen):
             seen += len(page)
             for one in page:
-                if one.name.startswith(family) and one.name.endswith(subject) and one.name != name and one.ack_floor:
-                    taken = max(taken, one.ack_floor.stream_seq)
+                if not one.name.startswith(family) or one.name == durable or not one.ack_floor:
+                    continue
+                of_one = [subject for subject in subjects if one.name.endswith(endings[subject])]
+                for subject in of_one or subjects:
+                    taken[subject] = max(taken[subject], one.ack_floor.stream_seq)
         return taken
 
     async def close(self) -> None:
