@@ -7,18 +7,22 @@ What does not: what a command does (see `engine`), and who may send it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 
 from engine.clock import CloseDate, CutOffs, day_number, from_day_number, to_us
 from engine.errors import UsageError
-from engine.exchange import snapshot, snapshots
+from engine.exchange import snapshots
 from engine.exchange.commands import Command
 from engine.exchange.commands import CutOff as CutOffCommand
 from engine.exchange.engine import ExchangeEngine
 from engine.exchange.events import CutOff, Event
 from engine.exchange.journal import JournalReader
 from engine.exchange.journal_writer import JournalWriter, Sink
+
+Keep = Callable[[ExchangeEngine], None]
 
 
 class Sequencer:
@@ -28,16 +32,24 @@ class Sequencer:
         engine: the state up to the sink's last record.
         sink: where records go.
         cutoff_rule: when the open day ends.
-        directory: where the snapshot of each cut-off is kept; None keeps none.
+        directory: of the exchange; None for one in memory, which keeps no snapshots.
+        keep: keeps the state right after a cut-off, which is durable then; None writes it down here and now.
     """
 
     def __init__(
-        self, engine: ExchangeEngine, sink: Sink, *, cutoff_rule: CutOffs, directory: Path | None = None
+        self,
+        engine: ExchangeEngine,
+        sink: Sink,
+        *,
+        cutoff_rule: CutOffs,
+        directory: Path | None = None,
+        keep: Keep | None = None,
     ) -> None:
         self.engine = engine
         self.sink = sink
         self.cutoff_rule = cutoff_rule
         self.directory = directory
+        self._keep = keep if keep is not None or directory is None else partial(snapshots.keep, directory)
         self._cutoff_us = self._instant_us()
 
     def submit(self, command: Command, at_us: int) -> list[Event]:
@@ -133,19 +145,16 @@ class Sequencer:
         (event,) = self.engine.apply(self.sink.append(CutOffCommand(day), ts_us))
         assert isinstance(event, CutOff), "the open day can always be cut off"
         self._cutoff_us = self._instant_us()
-        if self.directory is not None:
+        if self._keep is not None:
             # The snapshot must never be ahead of the journal.
             self.sink.commit()
-            _keep_snapshot(self.directory, self.engine)
+            self._keep(self.engine)
         return event
 
 
-def _keep_snapshot(directory: Path, engine: ExchangeEngine) -> None:
-    """Keep the state right after a cut-off, under that cut-off's name."""
-    snapshot.save(engine, snapshots.path_of(directory, from_day_number(engine.open_day - 1), engine.last_seq))
-
-
-def open_exchange(directory: Path, *, first_day: CloseDate, cutoff_rule: CutOffs) -> Sequencer:
+def open_exchange(
+    directory: Path, *, first_day: CloseDate, cutoff_rule: CutOffs, keep: Keep | None = None
+) -> Sequencer:
     """Create an exchange or recover it, as its only writer.
 
     Every record is checked; the state comes from the newest good snapshot and the records after it. Snapshots of
@@ -155,6 +164,7 @@ def open_exchange(directory: Path, *, first_day: CloseDate, cutoff_rule: CutOffs
         directory: where the journal and its snapshots are.
         first_day: the first close date; genesis is the day before.
         cutoff_rule: when a day ends.
+        keep: keeps the state of a cut-off; None writes it down here and now.
 
     Raises:
         JournalLockedError: another process writes it.
@@ -162,14 +172,15 @@ def open_exchange(directory: Path, *, first_day: CloseDate, cutoff_rule: CutOffs
         JournalCorruptError: a record inside does not hold.
         JournalWriteError: the disk refused.
     """
+    kept = keep or partial(snapshots.keep, directory)
     writer = JournalWriter(directory, first_day=day_number(first_day))
     try:
         with JournalReader(writer.path) as reader:
             engine = snapshots.newest_engine(directory, reader)
             for record in reader.records(engine.last_seq):
                 if any(isinstance(event, CutOff) for event in engine.apply(record)):
-                    _keep_snapshot(directory, engine)
+                    kept(engine)
     except BaseException:
         writer.abandon()
         raise
-    return Sequencer(engine, writer, cutoff_rule=cutoff_rule, directory=directory)
+    return Sequencer(engine, writer, cutoff_rule=cutoff_rule, directory=directory, keep=keep)

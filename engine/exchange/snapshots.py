@@ -1,6 +1,6 @@
 """The snapshot files of an exchange: which there are, which one is good, what they are called.
 
-What belongs here: names, choosing the newest good one that the journal confirms, and rebuilding an engine.
+What belongs here: names, taking them, choosing the newest good one that the journal confirms, rebuilding an engine.
 What does not: their bytes (see `snapshot`).
 """
 
@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.clock import CloseDate, parse_close_date
+from engine.clock import CloseDate, from_day_number, parse_close_date
 from engine.errors import InputError
 from engine.exchange import snapshot
 from engine.exchange.engine import ExchangeEngine
 from engine.exchange.errors import SnapshotCorruptError
-from engine.exchange.journal import JournalReader
+from engine.exchange.journal import JournalReader, journal_path
 
 FOLDER = "snapshots"
 _NAME = re.compile(r"cutoff-(\d{4}-\d{2}-\d{2})-(\d{1,20})\.snap")
@@ -63,3 +64,31 @@ def newest_engine(directory: Path, journal: JournalReader, up_to_seq: int | None
             if same and journal.crc_at(one.seq) == engine.state.last_crc:
                 return engine
     return ExchangeEngine(journal.first_day)
+
+
+def keep(directory: Path, engine: ExchangeEngine) -> None:
+    """Keep the state right after a cut-off, under that cut-off's name.
+
+    Raises:
+        JournalWriteError: the disk refused.
+    """
+    snapshot.save(engine, path_of(directory, from_day_number(engine.open_day - 1), engine.last_seq))
+
+
+def take(directory: Path, sequences: Sequence[int]) -> None:
+    """Take the snapshots of cut-offs from the journal, beside whoever writes it.
+
+    Args:
+        directory: of the exchange.
+        sequences: of cut-offs, ascending.
+
+    Raises:
+        JournalCorruptError: a record that had to be replayed does not hold.
+        JournalWriteError: the disk refused.
+    """
+    with JournalReader(journal_path(directory)) as reader:
+        engine = newest_engine(directory, reader, sequences[0])
+        for seq in sequences:
+            for record in reader.records(engine.last_seq, seq):
+                engine.apply(record)
+            keep(directory, engine)

@@ -30,6 +30,7 @@ from engine.service.health import HOST, serve_health
 from engine.service.markers import MarkerTimer, marker_gauges
 from engine.service.messages import COMMAND_REQUEST, MARKER_DUE, MAX_MESSAGE_BYTES, RefusedMessageError
 from engine.service.metrics import Metrics
+from engine.service.snapshot_keeper import SnapshotKeeper
 from engine.service.telling import read_cursor, write_cursor
 
 REQUESTS = (
@@ -111,7 +112,13 @@ class ExchangeService:
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stopping.set)
         config = self._config
-        sequencer = open_exchange(config.journal_dir, first_day=config.first_day, cutoff_rule=config.cutoff_rule)
+        self._snapshots = SnapshotKeeper(config.journal_dir)
+        sequencer = open_exchange(
+            config.journal_dir,
+            first_day=config.first_day,
+            cutoff_rule=config.cutoff_rule,
+            keep=self._snapshots.keep,
+        )
         # The state lives as long as the service: a collection that walks it would be a pause of every order.
         gc.collect()
         gc.freeze()
@@ -150,6 +157,7 @@ class ExchangeService:
         following = asyncio.create_task(self._followers.run())
         answering = asyncio.create_task(self._answer_requests())
         marking = asyncio.create_task(self._markers.run())
+        keeping = asyncio.create_task(self._snapshots.run())
         stopped = asyncio.create_task(stopping.wait())
         try:
             await asyncio.wait([committing, stopped, answering, following], return_when=asyncio.FIRST_COMPLETED)
@@ -160,6 +168,8 @@ class ExchangeService:
             await asyncio.wait([committing])
             answering.cancel()
             marking.cancel()
+            keeping.cancel()
+            await asyncio.wait([keeping])
             await self._broker.flush()
             await self._followers.close(following)
             await self._broker.close()
@@ -264,6 +274,7 @@ class ExchangeService:
             "ends_at": iso_us(self._sequencer.cutoff_rule.instant(self._sequencer.open_day)),
             "error": str(failed) if failed is not None else None,
             "follower_restarts": self._followers.restarts,
+            "snapshots_waiting": self._snapshots.waiting,
             **status,
         }
 
@@ -277,6 +288,8 @@ class ExchangeService:
                 "broker_connected": int(self._broker.connected),
                 "settlement_ok": int(status.get("settlement") == "ok"),
                 "follower_restarts": self._followers.restarts,
+                "snapshots_waiting": self._snapshots.waiting,
+                "snapshots_failed": self._snapshots.failed,
                 "command_requests_waiting": int(status.get("requests_waiting", 0)),
                 **marker_gauges(status),
             }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import itertools
 import json
 import os
 import struct
@@ -12,6 +13,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -19,6 +21,9 @@ from typing import NamedTuple, Protocol
 import nats
 import pytest
 
+from engine import clock
+from engine.clock import CutOffRule, to_us
+from engine.exchange import commands as cmd
 from engine.exchange.codec import RECORD_BYTES
 from engine.exchange.sequencer import Sequencer, open_exchange
 from engine.service import event_loop
@@ -27,7 +32,7 @@ from engine.service.group import Answer, GroupCommitter
 from engine.service.metrics import Metrics
 from pipelines.local.servers import ensure_servers
 from pipelines.settings import Settings, load_settings
-from tests.fixtures.exchange_service import Served, order, serve_book
+from tests.fixtures.exchange_service import SYMBOL, Served, order, serve_book
 
 pytestmark = pytest.mark.bench
 
@@ -313,3 +318,26 @@ def test_durable_acknowledgement_beside_fsync(own_service: Served, capsys: pytes
         print(
             f"\ndurable acknowledgement, in process, group commit, load {os.getloadavg()[0]:.1f}:\n" + "\n".join(lines)
         )
+
+
+def test_orders_across_a_cut_off(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What a cut-off keeps the orders waiting: alone, and where the exchange packs the state itself."""
+    day, users = clock.now().date(), 100_000
+    rule = CutOffRule.parse("24:00 UTC")
+    taken: list[int] = []
+    lines = []
+    for name, keep in (("packed by a process beside it", lambda engine: taken.append(engine.last_seq)), ("here", None)):
+        with open_exchange(tmp_path / name, first_day=day, cutoff_rule=rule, keep=keep) as sequencer:
+            opens = to_us(rule.instant(day - timedelta(days=1)))
+            setup = [cmd.SetAsset(1, "USDT", 6), cmd.SetAsset(2, "BTC", 8), cmd.SetMarket(1, SYMBOL, 2, 1, 10**4, 1)]
+            for command in (*setup, *(cmd.OpenAccount(number, f"u-{number}") for number in range(1, users + 1))):
+                sequencer.submit(command, opens - 1)
+            for number, asset in itertools.product(range(1, users + 1), (1, 2)):
+                sequencer.submit(cmd.Deposit(number, asset, 10**6, f"{asset}-{number}"), opens)
+            sequencer.commit()
+            started = time.perf_counter()
+            assert sequencer.cut_off(day) is not None
+            lines.append(f"{name:>30}: {(time.perf_counter() - started) * 1e3:,.1f} ms")
+    assert taken
+    with capsys.disabled():
+        print(f"\na cut-off of {users:,} users, two balances each; a snapshot\n" + "\n".join(lines))

@@ -16,9 +16,10 @@ from nats.aio.client import Client
 from typer.testing import CliRunner
 
 from engine import clock
-from engine.clock import to_us
+from engine.clock import day_number, to_us
 from engine.errors import UncheckedError
 from engine.exchange import commands as cmd
+from engine.exchange import snapshot, snapshots
 from engine.exchange.events import Side
 from engine.exchange.journal import journal_path
 from engine.exchange.sequencer import open_exchange
@@ -121,6 +122,10 @@ def test_opened_exchange_is_served(own_settings: Settings, tmp_path: Path) -> No
         service.settled()
         query = "SELECT sum(balance)::text FROM ledger.accounts WHERE account LIKE 'bob%%' AND asset = 'BTC'"
         assert Decimal(str(service.book.value(query))) == Decimal("0.75")
+        # Day zero ended when it was served: its snapshot is taken beside it.
+        service.until(lambda: not service.health()["snapshots_waiting"], "the snapshot of day zero is taken")
+        (kept,) = snapshots.listed(service.directory)
+        assert snapshot.load(kept.path).open_day == day_number(today)
     finally:
         service.end()
 
