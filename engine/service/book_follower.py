@@ -6,9 +6,11 @@ What belongs here: the copy and its three ways to notice that it is wrong. What 
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Awaitable, Callable
 from decimal import Decimal
 
+from engine.errors import UncheckedError
 from engine.service.market_data import orderbook_hash
 
 AskSnapshot = Callable[[], Awaitable[bytes]]
@@ -47,8 +49,20 @@ class BookFollower:
         return orderbook_hash(self.bids, self.asks)
 
     async def start(self) -> None:
-        """Take a snapshot; deltas that it holds already are passed over when they come."""
-        snapshot = json.loads(await self._ask())
+        """Take a snapshot; deltas that it holds already are passed over when they come.
+
+        Raises:
+            UncheckedError: there is none.
+        """
+        told = await self._ask()
+        # A long one is packed by zlib: JSON begins with a brace.
+        snapshot = json.loads(told if told.startswith(b"{") else zlib.decompress(told))
+        if "error" in snapshot:
+            raise UncheckedError(
+                f"the book has no snapshot: {snapshot['error']['reason']}",
+                rule="a copy begins with the whole book",
+                next_step="check the market's name; for too_long, raise max_payload of the NATS server",
+            )
         self._bids = dict(snapshot["bids"])
         self._asks = dict(snapshot["asks"])
         self.sequence = snapshot["sequence"]
