@@ -1,6 +1,6 @@
 """The commit log: the newest groups of a journal once more, in a file that never grows.
 
-What belongs here: the file, and what of it belongs behind a journal's end.
+What belongs here: the file, what of it belongs behind a journal's end, and the refusal to take that end for the newest.
 What does not: when a group goes here or is fsynced in the journal (see `journal_writer`).
 
 An fsync of a file that grew waits for its data and then for the file system's own journal, since the size changed. Into
@@ -15,6 +15,7 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
+from engine.errors import InputError, UncheckedError
 from engine.exchange import codec
 from engine.exchange.codec import RECORD_BYTES
 from engine.exchange.errors import JournalCorruptError
@@ -37,6 +38,74 @@ class Run(NamedTuple):
         """The sequence of the last record."""
         return self.first_seq - 1 + len(self.raw) // RECORD_BYTES
 
+    @property
+    def last_crc(self) -> int:
+        """Its CRC."""
+        return codec.crc_of(self.raw[-RECORD_BYTES:])
+
+
+def run_of(data: bytes, journal: JournalReader, tail: Tail) -> Run | None:
+    """The records of a log that chain to a journal's; None where there are none.
+
+    Args:
+        data: what the log holds.
+        journal: its journal.
+        tail: where that ends.
+
+    Raises:
+        JournalCorruptError: the journal ends before the log begins, so it lost what was durable.
+    """
+    first = int.from_bytes(data[:8], "little")
+    if not first:
+        return None
+    if first > tail.seq + 1:
+        why = f"the journal ends before it, but {LOG_NAME} beside it begins with record {first}"
+        raise JournalCorruptError(journal.path, seq=tail.seq + 1, offset=tail.end, why=why)
+    crc, end = journal.crc_at(first - 1), 0
+    assert crc is not None, "a record before the tail's end is there"
+    for seq, start in enumerate(range(0, len(data) - RECORD_BYTES + 1, RECORD_BYTES), start=first):
+        raw = data[start : start + RECORD_BYTES]
+        if not codec.is_good(raw, seq, crc):
+            break
+        crc, end = codec.crc_of(raw), start + RECORD_BYTES
+    both = min(end, tail.end - first * RECORD_BYTES)
+    # Another record where the journal has a good one: this is the log of another history.
+    return Run(first, data[:end]) if end and journal.raw_between(first, both) == data[:both] else None
+
+
+def read_log(journal: Path) -> bytes:
+    """What the log beside a journal holds, for one who then reads the journal, and is shown all of it there.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    try:
+        return journal.with_name(LOG_NAME).read_bytes()[:LOG_BYTES]
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        raise InputError(
+            f"{journal.with_name(LOG_NAME)}: {error.strerror}",
+            rule="the newest records may be there alone",
+            next_step="make it readable to this user, or replay a copy of the journal alone",
+        ) from None
+
+
+def refuse_unless_put_back(log: bytes, journal: JournalReader, tail: Tail) -> None:
+    """Refuse a journal to whose end its log has more, once read: it lost power, and was not opened since.
+
+    Raises:
+        UncheckedError: the log goes on behind it.
+        JournalCorruptError: the journal ends before the log begins.
+    """
+    run = run_of(log, journal, tail)
+    if run is not None and run.last_seq > tail.seq:
+        raise UncheckedError(
+            f"journal {journal.path} ends with record {tail.seq}, and {LOG_NAME} beside it goes on to {run.last_seq}",
+            rule="after a power cut the newest records are in the commit log alone, until the exchange is started",
+            next_step="start the exchange: it puts them back; or replay a copy of the journal alone",
+        )
+
 
 class CommitLog:
     """The commit log of an exchange's directory, for the writer of its journal alone."""
@@ -54,33 +123,26 @@ class CommitLog:
         self._fd = os.open(self.path, os.O_RDWR | os.O_DSYNC | os.O_CLOEXEC)
         self._end = 0
 
-    def run_of(self, journal: JournalReader, tail: Tail) -> Run | None:
-        """The records here that chain to a journal's; None where there are none.
+    def end_of(self, journal: JournalReader) -> tuple[Tail, Run | None]:
+        """Where a journal ends, and the records here that chain to it, which are to be written over it.
 
-        Args:
-            journal: its journal.
-            tail: where that ends.
+        A record that does not hold there and stands here is one that the disk never got, though it got what follows:
+        so it can be after a write in the background that failed, and where a file system keeps no order.
 
         Raises:
-            JournalCorruptError: the journal ends before the log begins, so it lost what was durable.
+            JournalCorruptError: a record does not hold, and is not here; or the journal lost what was durable.
         """
         data = os.pread(self._fd, LOG_BYTES, 0)
-        first = int.from_bytes(data[:8], "little")
-        if not first:
-            return None
-        if first > tail.seq + 1:
-            why = f"the journal ends before it, but {LOG_NAME} beside it begins with record {first}"
-            raise JournalCorruptError(journal.path, seq=tail.seq + 1, offset=tail.end, why=why)
-        crc, end = journal.crc_at(first - 1), 0
-        assert crc is not None, "a record before the tail's end is there"
-        for seq, start in enumerate(range(0, len(data) - RECORD_BYTES + 1, RECORD_BYTES), start=first):
-            raw = data[start : start + RECORD_BYTES]
-            if not codec.is_good(raw, seq, crc):
-                break
-            crc, end = codec.crc_of(raw), start + RECORD_BYTES
-        both = min(end, tail.end - first * RECORD_BYTES)
-        # Another record where the journal has a good one: this is the log of another history.
-        return Run(first, data[:end]) if end and journal.raw_between(first, both) == data[:both] else None
+        try:
+            tail = journal.tail()
+        except JournalCorruptError as damage:
+            before = journal.crc_at(damage.seq - 1)
+            assert before is not None, "the record before a bad one is there"
+            run = run_of(data, journal, journal.ended_at(damage.seq - 1, before))
+            if run is None or run.last_seq < damage.seq:
+                raise
+            return journal.tail(run.last_seq, run.last_crc), run
+        return tail, run_of(data, journal, tail)
 
     def append(self, group: bytes) -> bool:
         """Put a group behind the last one, on the disk; false where there is no room, and then nothing was done.

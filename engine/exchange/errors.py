@@ -61,6 +61,19 @@ class JournalBrokenError(UncheckedError):
         )
 
 
+class JournalBehindError(UncheckedError):
+    """The ledger has settled commands that the journal does not hold: it is an older copy, or it lost its end."""
+
+    def __init__(self, path: Path, settled_seq: int) -> None:
+        self.path = path
+        super().__init__(
+            f"journal {path} does not reach record {settled_seq}, to which the ledger is settled",
+            rule="the ledger follows the journal: what would be journalled there now would never be settled",
+            next_step="put the journal that goes so far in its place, with its commits.log; or, where the rest is to"
+            " be forgotten, restore the database of the same moment too",
+        )
+
+
 class SnapshotCorruptError(UncheckedError):
     """A snapshot file does not hold; recovery uses an older one or the journal's start."""
 

@@ -72,6 +72,27 @@ def _cut_off_at(reader: JournalReader, seq: int) -> JournalledCutOff | None:
     return None
 
 
+def reaches(directory: Path, seq: int) -> bool:
+    """Whether the journal holds the record of a sequence, good beside the one before it.
+
+    Raises:
+        InputError: there is no journal.
+        JournalCorruptError: the record does not hold.
+    """
+    with JournalReader(journal_path(directory)) as reader:
+        return not seq or any(reader.raw_records(seq - 1, seq))
+
+
+def make_durable(directory: Path) -> None:
+    """Have the disk hold all that the journal shows, whatever its commit log holds.
+
+    Raises:
+        UncheckedError: the disk refused.
+    """
+    with JournalReader(journal_path(directory)) as reader:
+        reader.sync()
+
+
 def cut_off_of(directory: Path, close_date: CloseDate) -> JournalledCutOff:
     """The cut-off of one close date.
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from engine.errors import InputError
+from engine.errors import InputError, UncheckedError
 from engine.exchange import codec
 from engine.exchange.codec import BODY_BYTES, KIND_OFFSET, RECORD_BYTES, JournalRecord
 from engine.exchange.errors import JournalCorruptError
@@ -108,6 +108,21 @@ class JournalReader:
         """How large the file is, header and tail included."""
         return os.fstat(self._fd).st_size
 
+    def sync(self) -> None:
+        """Have the disk hold all that the file shows.
+
+        Raises:
+            UncheckedError: the disk refused.
+        """
+        try:
+            os.fsync(self._fd)
+        except OSError as error:
+            raise UncheckedError(
+                f"journal {self.path}: {error.strerror}",
+                rule="a day is closed on what the disk has",
+                next_step="repair the disk, and start the exchange: it writes from commits.log what the disk missed",
+            ) from None
+
     def close(self) -> None:
         """Give the file back."""
         if self._fd >= 0:
@@ -136,13 +151,18 @@ class JournalReader:
         raw = self.raw_at(seq)
         return None if raw is None else codec.crc_of(raw)
 
-    def raw_records(self, after_seq: int = 0, up_to_seq: int | None = None) -> Iterator[bytes]:
+    def raw_records(self, after_seq: int = 0, up_to_seq: int | None = None, crc: int | None = None) -> Iterator[bytes]:
         """The good records after a sequence, as bytes, in order, up to the end or a torn tail.
+
+        Args:
+            after_seq: the record before the first.
+            up_to_seq: the last.
+            crc: of the record before the first, where it is known from elsewhere.
 
         Raises:
             JournalCorruptError: a record that is no torn tail does not hold.
         """
-        crc = self.crc_at(after_seq)
+        crc = self.crc_at(after_seq) if crc is None else crc
         if crc is None:
             return
         seq = after_seq
@@ -181,16 +201,20 @@ class JournalReader:
             seq = int.from_bytes(raw[:8], "little")
             raise JournalCorruptError(self.path, seq=seq, offset=seq * RECORD_BYTES, why=str(error)) from None
 
-    def tail(self) -> Tail:
-        """Check every record and find where the good ones end.
+    def tail(self, after_seq: int = 0, crc: int | None = None) -> Tail:
+        """Check every record, or those after one whose CRC is known, and find where the good ones end.
 
         Raises:
             JournalCorruptError: a record that is no torn tail does not hold.
         """
-        seq, crc = 0, self.header_crc
-        for raw in self.raw_records():
+        seq, crc = after_seq, self.header_crc if crc is None else crc
+        for raw in self.raw_records(seq, crc=crc):
             seq += 1
             crc = codec.crc_of(raw)
+        return self.ended_at(seq, crc)
+
+    def ended_at(self, seq: int, crc: int) -> Tail:
+        """The tail where a record is the last good one."""
         end = (seq + 1) * RECORD_BYTES
         return Tail(seq, crc, end, max(0, self.size_bytes - end))
 

@@ -16,7 +16,7 @@ from engine.clock import from_day_number
 from engine.exchange import codec
 from engine.exchange.codec import RECORD_BYTES, JournalRecord
 from engine.exchange.commands import Command
-from engine.exchange.commit_log import LOG_NAME, CommitLog, Run
+from engine.exchange.commit_log import CommitLog, Run
 from engine.exchange.errors import JournalBrokenError, JournalLockedError, JournalMismatchError, JournalWriteError
 from engine.exchange.journal import JournalReader, Tail, header_bytes, journal_path
 from engine.exchange.whole_file import write_atomically, write_whole
@@ -77,7 +77,7 @@ class JournalWriter:
 
     def _open(self, directory: Path, first_day: int) -> None:
         if not self.path.exists():
-            (directory / LOG_NAME).unlink(missing_ok=True)
+            # A commit log without its journal is not removed: it may be all that is left of what was acknowledged.
             write_atomically(self.path, header_bytes(first_day))
         with JournalReader(self.path) as reader:
             if reader.first_day != first_day:
@@ -87,9 +87,8 @@ class JournalWriter:
                     rule="a book has one first day",
                     next_step="use that first day, or another directory",
                 )
-            tail = reader.tail()
             self._log = CommitLog(directory)
-            run = self._log.run_of(reader, tail)
+            tail, run = self._log.end_of(reader)
         self._fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
         self.torn_bytes = tail.torn_bytes
         if tail.torn_bytes:
@@ -113,7 +112,7 @@ class JournalWriter:
         write_whole(self._fd, run.raw, run.first_seq * RECORD_BYTES)
         if run.last_seq <= tail.seq:
             return tail
-        return Tail(run.last_seq, codec.crc_of(run.raw[-RECORD_BYTES:]), (run.last_seq + 1) * RECORD_BYTES, 0)
+        return Tail(run.last_seq, run.last_crc, (run.last_seq + 1) * RECORD_BYTES, 0)
 
     def append(self, command: Command, ts_us: int) -> JournalRecord:
         """Put a command at the end; durable after the next `commit`.

@@ -27,6 +27,7 @@ from engine.exchange.events import Rejected
 from engine.exchange.journal import JournalReader, journal_path
 from engine.exchange.journal_writer import JournalWriter, Sink
 from engine.exchange.sequencer import Sequencer
+from engine.exchange.whole_file import sync_folder
 
 _GROUP = 10_000
 _DRAFT = ".opening-"
@@ -84,6 +85,7 @@ def open_journal(
         with contextlib.closing(JournalWriter(draft, first_day=day_number(first_day))) as writer:
             found = _run(path, first_day, cutoff_rule, writer, progress)
         os.rename(draft, directory)
+        sync_folder(directory.parent)
     except OSError as error:
         raise JournalWriteError(directory, error) from None
     finally:

@@ -18,6 +18,7 @@ import numpy as np
 
 from engine.clock import CloseDate, day_number, from_day_number
 from engine.errors import InputError
+from engine.exchange.commit_log import read_log, refuse_unless_put_back
 from engine.exchange.conformance import EngineName
 from engine.exchange.engine import ExchangeEngine
 from engine.exchange.errors import JournalCorruptError
@@ -98,10 +99,12 @@ def replay(path: Path, engine: EngineName = EngineName.PYTHON, *, until: CloseDa
     Raises:
         InputError: there is no such journal, or it does not cut that date off, or begins after it.
         JournalCorruptError: a record does not hold.
+        UncheckedError: the journal lost its end to a power cut, and its commit log has it.
         GateError: value is not conserved.
     """
     file = path / JOURNAL_NAME if path.is_dir() else path
     day = None if until is None else day_number(until)
+    log = read_log(file) if file.name == JOURNAL_NAME else b""
     with JournalReader(file) as reader:
         if day is not None and day < reader.first_day - 1:
             raise InputError(
@@ -112,6 +115,8 @@ def replay(path: Path, engine: EngineName = EngineName.PYTHON, *, until: CloseDa
         found = _by_kernel(reader, day) if engine == EngineName.NUMBA else None
         if found is None:
             found = _online(reader, day)
+        if day is None or found.state.open_day <= day:
+            refuse_unless_put_back(log, reader, reader.ended_at(found.state.last_seq, found.state.state.last_crc))
     if until is not None and found.state.open_day <= day_number(until):
         raise InputError(
             f"journal {file}: {until} has not been cut off",

@@ -20,6 +20,8 @@ from typing import Any
 from engine.clock import CloseDate, CutOffs, iso_us
 from engine.errors import ComplineError, UncheckedError
 from engine.events.broker import Broker, Respond
+from engine.exchange.errors import JournalBehindError
+from engine.exchange.journal import journal_path
 from engine.exchange.live import mark_live
 from engine.exchange.sequencer import open_exchange
 from engine.service.cutoffs import keep_cutoffs
@@ -71,6 +73,7 @@ class ServiceConfig:
         health_port: on 127.0.0.1; 0 lets the system choose.
         markers: seconds between two markers and seconds that one may wait, until the database says otherwise.
         marker_every_s: seconds between two markers, whatever the database says; None follows it.
+        settled_seq: how far the ledger is settled; 0 where that is not known.
     """
 
     book: str
@@ -82,6 +85,7 @@ class ServiceConfig:
     health_port: int
     markers: tuple[int, int] = (300, 60)
     marker_every_s: int | None = None
+    settled_seq: int = 0
 
 
 class ExchangeService:
@@ -105,6 +109,7 @@ class ExchangeService:
         Raises:
             JournalLockedError: another process writes this exchange's journal.
             JournalCorruptError: the journal does not load.
+            JournalBehindError: it ends before what the ledger has settled.
             JournalWriteError: the disk refused; start again once it takes writes.
             UncheckedError: the health port is taken, or another exchange serves on this NATS server.
         """
@@ -123,6 +128,9 @@ class ExchangeService:
         gc.collect()
         gc.freeze()
         committed = sequencer.engine.last_seq
+        if committed < config.settled_seq:
+            sequencer.close()
+            raise JournalBehindError(journal_path(config.journal_dir), config.settled_seq)
         if read_cursor(config.journal_dir) is None:
             # What was journalled before anyone served it (a demo, a tape) is no news.
             write_cursor(config.journal_dir, committed)

@@ -65,7 +65,11 @@ def prepare(connection: Connection, context: StepContext) -> None:
     cutoffs = CutOffSchedule.of(books.cutoffs(connection))
     connection.rollback()
     first_day = context.book.first_day
-    barrier = barrier_of(context.journal_dir, context.close_date, first_day=first_day, cutoffs=cutoffs)
+    settled = moves.settled_to(connection)
+    connection.rollback()
+    barrier = barrier_of(
+        context.journal_dir, context.close_date, first_day=first_day, cutoffs=cutoffs, settled_seq=settled
+    )
     genesis.ensure_sealed(connection, context)
     settle(connection, context.journal_dir, barrier.seq)
     # After the cut-off: what was asked for belongs to the next open day.
@@ -93,15 +97,20 @@ def _require_journal(context: StepContext) -> None:
 
 
 def barrier_of(
-    journal_dir: Path, close_date: CloseDate, *, first_day: CloseDate, cutoffs: CutOffs
+    journal_dir: Path, close_date: CloseDate, *, first_day: CloseDate, cutoffs: CutOffs, settled_seq: int
 ) -> history.JournalledCutOff:
-    """The journalled cut-off of a date that has ended; journalled now where the exchange has been quiet since."""
+    """The journalled cut-off of a date that has ended; journalled now where the exchange has been quiet since.
+
+    It is in the journal itself, on the disk: a close that goes on after a power cut reads it there. A journal that
+    does not reach what was settled has lost power; opened, it takes back what its commit log holds.
+    """
     cuts = {cut.close_date: cut for cut in history.cut_offs(journal_dir)}
-    if close_date not in cuts:
+    if close_date not in cuts or not history.reaches(journal_dir, settled_seq):
         with open_exchange(journal_dir, first_day=first_day, cutoff_rule=cutoffs) as sequencer:
             for number in range(sequencer.engine.open_day, day_number(close_date) + 1):
                 sequencer.cut_off(from_day_number(number))
         cuts = {cut.close_date: cut for cut in history.cut_offs(journal_dir)}
+    history.make_durable(journal_dir)
     return cuts[close_date]
 
 

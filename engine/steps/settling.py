@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from engine.exchange.history import events_from
+from engine.exchange.errors import JournalBehindError
+from engine.exchange.history import events_from, reaches
+from engine.exchange.journal import journal_path
 from engine.store.connect import Connection
 from engine.store.moves import settled_to
 from engine.store.settlement import Settler
@@ -30,9 +32,14 @@ def settle(
         journal_dir: of the exchange.
         up_to_seq: the last sequence to settle; None for all that is there.
         progress: called with the sequence after each committed batch.
+
+    Raises:
+        JournalBehindError: the journal ends before the cursor.
     """
     at = settled_to(connection)
     connection.rollback()
+    if not reaches(journal_dir, at):
+        raise JournalBehindError(journal_path(journal_dir), at)
     if up_to_seq is not None and at >= up_to_seq:
         return Settled(last_seq=at)
     with events_from(journal_dir, at, up_to_seq, answers=True) as stream:

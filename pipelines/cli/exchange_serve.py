@@ -19,6 +19,7 @@ from engine.service.cutoffs import read_cutoffs
 from engine.service.server import ExchangeService, ServiceConfig
 from engine.store import books
 from engine.store.connect import connect, typed_errors
+from engine.store.moves import settled_to
 from pipelines.books import OpenBook, open_away
 from pipelines.cli.options import BookName, DryRun, Json, opened, settings_of
 from pipelines.cli.output import errors, put_dry_run, put_json, talk
@@ -44,7 +45,7 @@ def serve(
 ) -> None:
     """Serve orders, balances, events and market data of a book over NATS, and settle its trades, until SIGTERM."""
     with errors(as_json=as_json):
-        there, cutoffs = _opened(book)
+        there, cutoffs, settled_seq = _opened(book)
         config = ServiceConfig(
             book=there.book.name,
             first_day=there.book.first_day,
@@ -55,6 +56,7 @@ def serve(
             health_port=health_port,
             markers=(there.card.policy.marker_every_s, there.card.policy.marker_deadline_s),
             marker_every_s=compare_every,
+            settled_seq=settled_seq,
         )
         _say_what_ends(config)
         if dry_run:
@@ -81,14 +83,14 @@ def _say_what_ends(config: ServiceConfig) -> None:
         )
 
 
-def _opened(name: str | None) -> tuple[OpenBook, CutOffs]:
-    """The book and when its days end; where the database is away, as they were known here last."""
+def _opened(name: str | None) -> tuple[OpenBook, CutOffs, int]:
+    """The book, when its days end and how far it is settled; where the database is away, as they were known last."""
     try:
         there = opened(name)
         with typed_errors(), closing(connect(there.url)) as connection:
-            return there, CutOffSchedule.of(books.cutoffs(connection))
+            return there, CutOffSchedule.of(books.cutoffs(connection)), settled_to(connection)
     except UncheckedError as away:
         settings = settings_of(name)
         there = open_away(settings, settings.book)
         talk(f"{away}; orders are served, and settled once it is there")
-        return there, read_cutoffs(there.files.journal_dir) or there.card.policy.cutoff_rule
+        return there, read_cutoffs(there.files.journal_dir) or there.card.policy.cutoff_rule, 0

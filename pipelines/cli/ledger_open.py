@@ -21,6 +21,7 @@ from engine.steps.cutoff import barrier_of
 from engine.steps.settling import settle
 from engine.store import books, market, openings
 from engine.store.connect import Connection, connect, typed_errors
+from engine.store.moves import settled_to
 from engine.valuation.openings import read_openings
 from pipelines.books import OpenBook
 from pipelines.cli.options import BookName, DryRun, Json, opened
@@ -81,4 +82,6 @@ def _end_of_day_zero(connection: Connection, there: OpenBook, *, dry_run: bool) 
         )
     if dry_run:
         return cut_off_of(journal, zero)
-    return barrier_of(journal, zero, first_day=first, cutoffs=cutoffs)
+    settled = settled_to(connection)
+    connection.rollback()
+    return barrier_of(journal, zero, first_day=first, cutoffs=cutoffs, settled_seq=settled)

@@ -20,6 +20,8 @@ from engine.clock import day_number, to_us
 from engine.errors import UncheckedError
 from engine.exchange import commands as cmd
 from engine.exchange import snapshot, snapshots
+from engine.exchange.codec import RECORD_BYTES
+from engine.exchange.errors import JournalBehindError
 from engine.exchange.events import Side
 from engine.exchange.journal import journal_path
 from engine.exchange.sequencer import open_exchange
@@ -126,6 +128,18 @@ def test_opened_exchange_is_served(own_settings: Settings, tmp_path: Path) -> No
         service.until(lambda: not service.health()["snapshots_waiting"], "the snapshot of day zero is taken")
         (kept,) = snapshots.listed(service.directory)
         assert snapshot.load(kept.path).open_day == day_number(today)
+        service.stop()
+        # An older copy of the journal, under a ledger that is ahead of it: nothing after would be settled.
+        journal, at = (
+            journal_path(service.directory),
+            service.book.value("SELECT last_seq FROM ledger.settlement_cursor"),
+        )
+        journal.write_bytes(journal.read_bytes()[:-RECORD_BYTES])
+        with service.book.app() as connection, pytest.raises(JournalBehindError, match=f"reach record {at},"):
+            settle(connection, service.directory, 5)
+        service.start(wait=False)
+        assert service.process is not None
+        assert service.process.wait(60) == JournalBehindError.exit_code
     finally:
         service.end()
 

@@ -20,13 +20,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine.clock import CutOffRule, from_day_number, to_us
+from engine.errors import UncheckedError
 from engine.exchange import commands as cmd
 from engine.exchange import commit_log
 from engine.exchange.codec import RECORD_BYTES
 from engine.exchange.commit_log import LOG_NAME
+from engine.exchange.conformance import EngineName
 from engine.exchange.errors import JournalCorruptError, JournalWriteError
 from engine.exchange.journal import JournalReader, journal_path
 from engine.exchange.journal_writer import JournalWriter
+from engine.exchange.replay import replay
+from engine.exchange.sequencer import open_exchange
+from engine.steps.cutoff import barrier_of
 
 FIRST_DAY = 20514
 SECTOR = 512
@@ -182,6 +188,21 @@ def test_journal_that_lost_its_end_has_it_again_when_it_is_opened(tmp_path: Path
         assert journal_path(tmp_path / "again").read_bytes() == whole
 
 
+@pytest.mark.parametrize("engine", EngineName)
+def test_replay_of_a_journal_that_was_not_put_back_says_so(tmp_path: Path, engine: EngineName) -> None:
+    begun(tmp_path, 4).abandon()
+    assert replay(tmp_path, engine).commands == 8
+    whole = journal_path(tmp_path).read_bytes()
+    journal_path(tmp_path).write_bytes(whole[: -3 * RECORD_BYTES])
+    for until in (None, from_day_number(FIRST_DAY)):
+        with pytest.raises(UncheckedError, match=f"ends with record 5, and {LOG_NAME} beside it goes on to 8"):
+            replay(tmp_path, engine, until=until)
+    shutil.copy(journal_path(tmp_path), tmp_path / "copy.bin")
+    assert replay(tmp_path / "copy.bin", engine).commands == 5
+    assert after_opening(tmp_path) == list(range(1, 9))
+    assert replay(tmp_path, engine).commands == 8
+
+
 def test_closed_journal_is_whole_by_itself(tmp_path: Path) -> None:
     begun(tmp_path, 4).close()
     whole = journal_path(tmp_path).read_bytes()
@@ -218,10 +239,58 @@ def test_log_of_another_history_is_left_out(tmp_path: Path) -> None:
     assert journal_path(tmp_path / "one").read_bytes() == whole
 
 
-def test_log_without_its_journal_begins_nothing(tmp_path: Path) -> None:
-    begun(tmp_path, 3).abandon()
-    journal_path(tmp_path).unlink()
-    assert after_opening(tmp_path) == []
+def test_log_that_lost_its_journal_gives_back_what_it_has_or_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun(tmp_path / "all", 3).abandon()
+    journal_path(tmp_path / "all").unlink()
+    assert after_opening(tmp_path / "all") == list(range(1, 7))
+    monkeypatch.setattr(commit_log, "LOG_BYTES", HELD * RECORD_BYTES)
+    begun(tmp_path / "end", 7).abandon()
+    journal_path(tmp_path / "end").unlink()
+    left = (tmp_path / "end" / LOG_NAME).read_bytes()
+    for _ in range(2):
+        with pytest.raises(JournalCorruptError, match=f"{LOG_NAME} beside it begins with record 13"):
+            JournalWriter(tmp_path / "end", first_day=FIRST_DAY)
+    assert (tmp_path / "end" / LOG_NAME).read_bytes() == left
+
+
+@pytest.mark.parametrize("hole", [range(1, 2), range(3, 5), range(7, 9), range(1, 9)])
+@pytest.mark.parametrize("more", [0, 2])
+def test_hole_in_the_journal_is_filled_from_the_log(tmp_path: Path, hole: range, more: int) -> None:
+    """What a write in the background left out, where a later one went well."""
+    begun(tmp_path, 4).abandon()
+    log = (tmp_path / LOG_NAME).read_bytes()
+    begun(tmp_path, more // 2).abandon()
+    whole = journal_path(tmp_path).read_bytes()
+    # As if those came into the journal alone, whose fsync they waited for.
+    (tmp_path / LOG_NAME).write_bytes(log)
+    start, end = hole.start * RECORD_BYTES, hole.stop * RECORD_BYTES
+    journal_path(tmp_path).write_bytes(whole[:start] + bytes(end - start - 3) + b"old" + whole[end:])
+    with pytest.raises(JournalCorruptError):
+        numbers(tmp_path)
+    assert after_opening(tmp_path) == list(range(1, 9 + more))
+    assert journal_path(tmp_path).read_bytes() == whole
+
+
+@pytest.mark.parametrize("damaged", [2, 15])
+def test_damage_that_the_log_does_not_hold_is_refused(
+    tmp_path: Path, damaged: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commit_log, "LOG_BYTES", HELD * RECORD_BYTES)
+    begun(tmp_path, 7).abandon()  # the log holds 13 and 14
+    log = (tmp_path / LOG_NAME).read_bytes()
+    begun(tmp_path, 2).abandon()
+    (tmp_path / LOG_NAME).write_bytes(log)
+    whole = bytearray(journal_path(tmp_path).read_bytes())
+    for seq in (13, damaged):
+        whole[seq * RECORD_BYTES + 20] ^= 1
+    journal_path(tmp_path).write_bytes(whole)
+    with pytest.raises(JournalCorruptError) as caught:
+        JournalWriter(tmp_path, first_day=FIRST_DAY)
+    assert caught.value.seq == damaged
+    assert journal_path(tmp_path).read_bytes() == whole
+    assert (tmp_path / LOG_NAME).read_bytes() == log
 
 
 def test_fsync_that_failed_and_then_lies_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,3 +312,24 @@ def test_fsync_that_failed_and_then_lies_loses_nothing(tmp_path: Path, monkeypat
     whole = journal_path(tmp_path).read_bytes()
     journal_path(tmp_path).write_bytes(whole[: 4 * RECORD_BYTES])
     assert after_opening(tmp_path) == list(range(1, 11))
+
+
+@pytest.mark.parametrize("lost", [1, 2, 3])
+def test_close_takes_back_what_was_settled_and_leaves_its_barrier_on_the_disk(
+    tmp_path: Path, lost: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, rule = from_day_number(FIRST_DAY), CutOffRule(24, 0, "UTC")
+    sequencer = open_exchange(tmp_path, first_day=first, cutoff_rule=rule)
+    ends = to_us(rule.instant(first))
+    sequencer.submit(cmd.OpenAccount(1, "u-1"), ends - 1)
+    sequencer.submit(cmd.OpenAccount(2, "u-2"), ends)
+    sequencer.commit()
+    assert isinstance(sequencer.sink, JournalWriter)
+    sequencer.sink.abandon()
+    whole = journal_path(tmp_path).read_bytes()  # day zero's cut-off, an account, the day's cut-off, an account
+    journal_path(tmp_path).write_bytes(whole[: -lost * RECORD_BYTES])
+    synced = []
+    monkeypatch.setattr(JournalReader, "sync", lambda reader: synced.append(reader.size_bytes))
+    found = barrier_of(tmp_path, first, first_day=first, cutoffs=rule, settled_seq=4)
+    assert (found.seq, journal_path(tmp_path).read_bytes()) == (3, whole)
+    assert synced == [len(whole)]
