@@ -87,7 +87,10 @@ def open_journal(
         os.rename(draft, directory)
         sync_folder(directory.parent)
     except OSError as error:
-        raise JournalWriteError(directory, error) from None
+        if not journal_path(directory).exists():
+            raise JournalWriteError(directory, error) from None
+        # Another run of the command was quicker.
+        return open_journal(directory, path, first_day, cutoff_rule, progress=progress)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return found, True
@@ -96,7 +99,8 @@ def open_journal(
 def _sweep(folder: Path) -> None:
     """Remove the drafts of processes that are gone."""
     for left in folder.glob(f"{_DRAFT}*"):
-        if not psutil.pid_exists(int(left.name.removeprefix(_DRAFT))):
+        process = left.name.removeprefix(_DRAFT)
+        if process.isdecimal() and not psutil.pid_exists(int(process)):
             shutil.rmtree(left, ignore_errors=True)
 
 
@@ -157,4 +161,8 @@ def _run(
                 progress(done)
     if not registry.markets:
         raise opening_file.refused(f"{path}, its end", "no market", "an exchange has a market")
+    currency = opening_file.read_head(path).policy.get("reporting_currency")
+    if currency not in registry.asset_by_symbol:
+        what = f"the policy's reporting_currency {str(currency)[:40]!r} has no line"
+        raise opening_file.refused(f"{path}, its end", what, "what balances are valued in is an asset of the exchange")
     return Opened(done, len(registry.assets), len(registry.markets), len(registry.accounts), balances)

@@ -9,6 +9,7 @@ Numbers of assets and markets follow from their order; everything else is named,
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -25,6 +26,7 @@ from engine.money import parse_decimal, to_units
 LONGEST_LINE = 64 * 1024
 HEAD = "book"
 _MOST = 1_000_000_000
+_EXCHANGE = re.compile(r"[!-~]{1,253}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +119,8 @@ def read_head(path: Path) -> Head:
     policy = line.fields["policy"]
     if not isinstance(policy, dict):
         line.refuse("policy is not an object", "policy holds the fields that differ from their defaults")
+    if not _EXCHANGE.fullmatch(line.text("exchange")):
+        line.refuse(f"exchange {line.text('exchange')[:64]!r}", f"exchange matches {_EXCHANGE.pattern}")
     try:
         first_day = parse_close_date(line.text("first_day"))
     except InputError as error:
@@ -251,7 +255,12 @@ _FIELDS: dict[str, tuple[set[str], set[str]]] = {
 
 
 def _lines(path: Path) -> Iterator[_Line]:
-    """Every line that is not empty, with exactly the fields of its kind."""
+    """Every line that is not empty, with exactly the fields of its kind.
+
+    Of a file that can be read more than once: what a pipe holds is gone after its head.
+    """
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path}: no regular file", rule="it is read more than once", next_step="write it to a file")
     try:
         with path.open("rb") as file:
             number = 0
@@ -269,6 +278,8 @@ def _lines(path: Path) -> Iterator[_Line]:
 def _fields(where: str, raw: bytes) -> Mapping[str, Any]:
     try:
         found: Any = json.loads(raw.decode(), object_pairs_hook=_once, parse_float=_no_float, parse_constant=_no_float)
+        if r"\u0000" in json.dumps(found, ensure_ascii=False).encode().decode():
+            raise ValueError("a text holds a zero")
     except (ValueError, RecursionError) as error:
         raise refused(where, f"no JSON: {str(error)[:100]}", "one JSON object a line, each field once") from None
     kind = found.get("kind") if isinstance(found, dict) else None

@@ -92,8 +92,11 @@ def _card_of(name: str, file: Path, head: Head) -> BookCard:
     try:
         # Written down whole: what a later release's default is, is not what this exchange began with.
         policy = replace(Policy.parse({"v": "policy/1", **head.policy}), written=None)
+        policy.sha256  # noqa: B018 - a number that has no canonical form is refused here
     except ConfigError as error:
         raise InputError(f"{file}, line 1: {error.what}", rule=error.rule, next_step="correct the file") from None
+    except ValueError as error:
+        raise InputError(f"{file}, line 1: policy: {str(error)[:100]}", next_step="correct the file") from None
     return BookCard(Book(name, head.exchange, head.first_day), policy, None)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import shutil
 from collections.abc import Callable
 from datetime import UTC, date, datetime
@@ -189,8 +190,9 @@ def test_opening_that_was_cut_short_is_ended_by_running_it_again(
         assert (folder / "book.json").exists() == (what == "settle")
     # What a killed process leaves of its draft.
     shutil.copytree(folder / "exchange", folder / ".opening-4194305")
+    (folder / ".opening-mine").mkdir()
     assert opening(own_settings, name, file)[1]["new"] is False
-    assert not list(folder.glob(".opening-*"))
+    assert [left.name for left in folder.glob(".opening-*")] == [".opening-mine"]
     book = book_of(own_settings, name)
     with book.app() as connection:
         settle(connection, book.opened.files.journal_dir)
@@ -210,6 +212,11 @@ Edit = Callable[[list[dict[str, Any]]], object]
         (lambda lines: lines[0].update(first_day="2028-03-01"), 0, "first day 2028-03-01"),
         (lambda lines: lines[0]["policy"].update(cutof="24:00 UTC"), 1, "unknown keys: cutof"),
         (lambda lines: lines[0].update(policy=[]), 1, "policy is not an object"),
+        (lambda lines: lines[0].update(exchange="two words"), 1, "two words"),
+        (lambda lines: lines[0]["policy"].update(lot_method="\0"), 1, "a text holds a zero"),
+        (lambda lines: lines[0]["policy"].update(dust_value="\ud800"), 1, "surrogates not allowed"),
+        (lambda lines: lines[0]["policy"].update(mark_max_age_s=10**30), 1, "exceeds safe integer"),
+        (lambda lines: lines[0]["policy"].update(reporting_currency="DOGE"), 0, "reporting_currency 'DOGE'"),
         (lambda lines: lines[1].update(decimals=19), 2, "decimals is '19'"),
         (lambda lines: lines[1].update(decimals=True), 2, "decimals is 'True'"),
         (lambda lines: lines[1].update(asset="usdt"), 2, "usdt"),
@@ -266,6 +273,8 @@ def test_what_is_no_line_is_named(own_settings: Settings, tmp_path: Path, text: 
     assert code
     assert "line 1" in json.dumps(said)
     assert opening(own_settings, new_name("own"), tmp_path / "absent")[0]
+    os.mkfifo(tmp_path / "pipe")
+    assert "no regular file" in json.dumps(opening(own_settings, new_name("own"), tmp_path / "pipe"))
 
 
 def test_demos_name_is_the_demos(own_settings: Settings, tmp_path: Path) -> None:
