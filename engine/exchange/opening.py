@@ -9,18 +9,19 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import psutil
 
-from engine.clock import CloseDate, CutOffs, day_number, to_us
+from engine.clock import CloseDate, CutOffRule, CutOffs, day_number, to_us
 from engine.errors import InputError
 from engine.exchange import codec, opening_file
 from engine.exchange.codec import JournalRecord
-from engine.exchange.commands import Command, OpeningBalance
+from engine.exchange.commands import Command, OpeningBalance, SetAsset, SetMarket
 from engine.exchange.engine import ExchangeEngine
 from engine.exchange.errors import JournalMismatchError, JournalWriteError
 from engine.exchange.events import Rejected
@@ -31,6 +32,7 @@ from engine.exchange.whole_file import sync_folder
 
 _GROUP = 10_000
 _DRAFT = ".opening-"
+_ASK_AGAIN = "correct it; nothing was asked for"
 Progress = Callable[[int], None]
 
 
@@ -52,6 +54,42 @@ def check(path: Path, first_day: CloseDate, cutoff_rule: CutOffs) -> Opened:
         InputError: a line breaks a rule, or the engine refuses it.
     """
     return _run(path, first_day, cutoff_rule, _Chain(None))
+
+
+def listing(known: Sequence[SetAsset | SetMarket], line: Mapping[str, Any]) -> SetAsset | SetMarket:
+    """The command of one more asset or market, or of a listed market's other limits, as an engine would take it.
+
+    Args:
+        known: what is listed already, assets before their markets.
+        line: kind `asset` or `market`, and its fields.
+
+    Raises:
+        InputError: it breaks a rule, or the engine refuses it.
+    """
+    sequencer = Sequencer(ExchangeEngine(1), _Chain(None), cutoff_rule=CutOffRule(24, 0, "UTC"))
+    where = f"{line['kind']} {str(line.get(line['kind']))[:40]}"
+    there = next((c for c in known if isinstance(c, SetMarket) and c.symbol == line.get("market")), None)
+    try:
+        for command in known:
+            if command is not there:
+                sequencer.submit(command, 0)
+        found = opening_file.command_of(where, line, sequencer.engine.state)
+        assert isinstance(found, SetAsset | SetMarket), "those are the kinds"
+        if isinstance(found, SetAsset):
+            found = replace(found, asset=max((c.asset for c in known if isinstance(c, SetAsset)), default=0) + 1)
+        else:
+            number = max((c.market for c in known if isinstance(c, SetMarket)), default=0) + 1
+            found = replace(found, market=number if there is None else there.market)
+            if there is not None and replace(found, limits=there.limits) != there:
+                rule = "of a listed market only limits change: base, quote, tick and lot are left out, or as they are"
+                raise InputError(f"{where} is listed, with another base, quote, tick or lot", rule=rule)
+        refusal = next((e for e in sequencer.submit(found, 0) if isinstance(e, Rejected)), None)
+    except InputError as error:
+        raise InputError(error.what, rule=error.rule, next_step=_ASK_AGAIN) from None
+    if refusal is not None:
+        words = refusal.reason.name.lower().replace("_", " ")
+        raise InputError(f"{where}: {words}", rule="the exchange would refuse it", next_step=_ASK_AGAIN)
+    return found
 
 
 def open_journal(

@@ -94,7 +94,7 @@ class _Line:
             InputError: a line before has it.
         """
         if self.text(name) in known:
-            self.refuse(f"{name} {self.text(name)[:64]} again", "it has one line")
+            self.refuse(f"{name} {self.text(name)[:64]} again", "it is listed once")
 
     def refuse(self, what: str, rule: str) -> NoReturn:
         """Refuse the line."""
@@ -143,6 +143,20 @@ def commands(path: Path, state: EngineState) -> Iterator[tuple[str, cmd.Command]
             line.refuse("a book", "one line says what the book is, the first")
         if number:
             yield line.where, _COMMANDS[line.fields["kind"]](line, state)
+
+
+def command_of(where: str, line: Mapping[str, Any], state: EngineState) -> cmd.Command:
+    """The command of one line that is in no file.
+
+    Args:
+        where: what an error calls it.
+        line: its kind and fields.
+        state: of the engine that the command is for.
+
+    Raises:
+        InputError: it breaks a rule.
+    """
+    return _COMMANDS[line["kind"]](_Line(where, _fields(where, json.dumps(line).encode())), state)
 
 
 def _asset(line: _Line, state: EngineState) -> cmd.Command:
@@ -222,7 +236,7 @@ def _balance(line: _Line, state: EngineState) -> cmd.Command:
 def _known(line: _Line, name: str, state: EngineState) -> Asset:
     asset = state.registry.asset_by_symbol.get(line.text(name))
     if asset is None:
-        line.refuse(f"{name} {line.text(name)[:40]!r}", "an asset has a line of its own before")
+        line.refuse(f"{name} {line.text(name)[:40]!r}", "an asset is listed before it is named")
     return asset
 
 

@@ -25,7 +25,7 @@ from engine.steps.settling import settle
 from engine.store.books import Book
 from engine.store.connect import connect, typed_errors
 from pipelines.books import BookCard, BookFiles, create_book, read_card
-from pipelines.cli import exchange_conformance, exchange_open, exchange_serve
+from pipelines.cli import exchange_conformance, exchange_open, exchange_request, exchange_serve
 from pipelines.cli.options import BookName, DryRun, Json, settings_of
 from pipelines.cli.output import errors, progress, put_dry_run, put_json, put_table, talk
 from pipelines.key_store import load_keys
@@ -36,6 +36,7 @@ app.command("conformance")(exchange_conformance.conformance)
 app.command("replay")(exchange_conformance.replay)
 app.command("serve")(exchange_serve.serve)
 app.command("open")(exchange_open.open_exchange)
+app.command("request")(exchange_request.request)
 
 LONGEST_BOOK = 31
 MARK_MAX_AGE_S = 86_400

@@ -18,6 +18,7 @@ from engine.close.policy import Policy
 from engine.errors import ConfigError, InputError, UsageError
 from engine.exchange import opening
 from engine.exchange.opening_file import Head, read_head
+from engine.market.index import LAST_TRADE
 from engine.steps.settling import settle
 from engine.store.books import Book
 from engine.store.connect import connect, typed_errors
@@ -70,6 +71,11 @@ def open_exchange(
         put_json({"book": card.book.name, "first_day": str(card.book.first_day), **said, **counts})
         return
     put_table(["", "opened with"], [[name, f"{count:,}"] for name, count in counts.items()])
+    if card.policy.mark_sources == (LAST_TRADE,):
+        talk(
+            "prices come from this exchange's last trades alone: a date on which an asset that somebody holds was not"
+            f" traded in its last {card.policy.mark_max_age_s} s does not close: see docs/ops/opening.md"
+        )
     if dry_run:
         talk(f"the file is right; nothing was opened. It would be book {card.book.name} from {card.book.first_day}")
         return

@@ -93,7 +93,7 @@ def load(
         there = opened(book)
         now = clock.now()
         policy = there.policy_on(max(there.book.first_day, there.card.policy.cutoff_rule.date_of(now)))
-        with closing(connect(there.url)) as connection, typed_errors():
+        with closing(connect(there.url, autocommit=True)) as connection, typed_errors():
             ticks = list(ticks_in(file, set(market.coins(connection)), set(policy.mark_sources), now))
             if not dry_run:
                 with connection.transaction():

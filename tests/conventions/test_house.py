@@ -62,6 +62,7 @@ WRITES = [
     ("reserves", "user-key"),
     ("exchange", "import-tape"),
     ("exchange", "serve"),
+    ("exchange", "request"),
     ("accounts", "transition"),
     ("accounts", "hold", "open"),
     ("accounts", "hold", "release"),

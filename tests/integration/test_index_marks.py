@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -15,6 +16,7 @@ from engine.market.readings import raw_of
 from engine.store.connect import connect
 from engine.store.market import store_reading
 from tests.fixtures.books import SMALL, BookUnderTest, MakeBook
+from tests.fixtures.command_line import call
 
 DAY = SMALL.first_day
 CUT = datetime(DAY.year, DAY.month, DAY.day, tzinfo=UTC) + timedelta(days=1)
@@ -118,6 +120,18 @@ def test_no_fresh_source_stops_the_day_by_name_until_a_reading_is_there(make_boo
     book.close(DAY)
     assert marks(book)["BTC"] == (64_000, "index", CUT - timedelta(seconds=15))
     assert book.value("SELECT state FROM close.days WHERE close_date = %s", DAY) == "sealed"
+
+
+def test_loaded_ticks_are_there_afterwards(make_book: MakeBook, tmp_path: Path) -> None:
+    book = make_book(replace(SMALL, days=1), replace(POLICY, mark_sources=("desk",)))
+    file = tmp_path / "ticks.csv"
+    file.write_text(f"asset,at,price,source\nETH,{DAY}T23:30:00Z,3000.5,desk\nBTC,{DAY}T23:30:00Z,50000,desk\n")
+    home, name = book.opened.settings.home, book.opened.book.name
+    stored = "SELECT count(*) FROM market.mark_ticks WHERE source = 'desk'"
+    for more, new, there in (("--dry-run",), 0, 0), ((), 2, 2), ((), 0, 2):
+        answer = call(home, "market", "load", str(file), "--book", name, *more)
+        assert (answer.code, answer.said["ticks"], answer.said["new"]) == (0, 2, new)
+        assert book.value(stored) == there
 
 
 def test_ticks_of_a_named_source_are_marks_and_those_of_a_stranger_are_not(make_book: MakeBook) -> None:
