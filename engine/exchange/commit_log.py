@@ -11,7 +11,9 @@ that does not chain is older, or a group that was never acknowledged.
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from pathlib import Path
 from typing import NamedTuple
 
@@ -122,6 +124,10 @@ class CommitLog:
         # Each write waits for the disk, but not for what a reader would not miss, as the time of the change.
         self._fd = os.open(self.path, os.O_RDWR | os.O_DSYNC | os.O_CLOEXEC)
         self._end = 0
+        if not stat.S_ISREG(os.fstat(self._fd).st_mode):
+            # A device takes every write, and keeps none.
+            os.close(self._fd)
+            raise OSError(errno.EINVAL, "no regular file", str(self.path))
 
     def end_of(self, journal: JournalReader) -> tuple[Tail, Run | None]:
         """Where a journal ends, and the records here that chain to it, which are to be written over it.

@@ -44,7 +44,7 @@ class JournalWriteError(UncheckedError):
     def __init__(self, path: Path, error: OSError) -> None:
         self.path = path
         super().__init__(
-            f"{path}: not written: {error.strerror or error}",
+            f"{error.filename or path}: not written: {error.strerror or error}",
             rule="a command counts once its group is on the disk; this group was taken back whole",
             next_step="free or repair the disk, open the exchange again and resend what was not acknowledged",
         )

@@ -33,7 +33,7 @@ from engine.service.markers import MarkerTimer, marker_gauges
 from engine.service.messages import COMMAND_REQUEST, MARKER_DUE, MAX_MESSAGE_BYTES, RefusedMessageError
 from engine.service.metrics import Metrics
 from engine.service.snapshot_keeper import SnapshotKeeper
-from engine.service.telling import read_cursor, write_cursor
+from engine.service.telling import begin_cursor, read_cursor
 
 REQUESTS = (
     "orders.submit",
@@ -133,7 +133,7 @@ class ExchangeService:
             raise JournalBehindError(journal_path(config.journal_dir), config.settled_seq)
         if read_cursor(config.journal_dir) is None:
             # What was journalled before anyone served it (a demo, a tape) is no news.
-            write_cursor(config.journal_dir, committed)
+            begin_cursor(config.journal_dir, committed)
         mark_live(config.journal_dir)
         self._sequencer = sequencer
         self._desk = Desk(sequencer)

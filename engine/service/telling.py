@@ -17,7 +17,9 @@ from pathlib import Path
 from engine.errors import UncheckedError
 from engine.events.broker import Broker, Respond
 from engine.events.ordered_publisher import OrderedPublisher, Outgoing
+from engine.exchange.errors import JournalWriteError
 from engine.exchange.follower import JournalFollower
+from engine.exchange.whole_file import write_atomically
 from engine.service.market_data import SNAPSHOT, MarketData
 from engine.service.outbound import Teller
 
@@ -36,12 +38,27 @@ _STATE_EVERY_S = 5.0
 def read_cursor(directory: Path) -> int | None:
     """The last sequence whose events were all published; None where nothing was ever told.
 
-    The file is not fsynced. After a loss of power it may be older, and then the stream's last id says what it holds.
+    The file is fsynced once, when it begins. After a loss of power it may be older, or hold nothing, and then the
+    stream's last id says what it holds.
     """
     try:
         return int(json.loads((directory / CURSOR_NAME).read_text())["seq"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except FileNotFoundError:
         return None
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
+
+
+def begin_cursor(directory: Path, seq: int) -> None:
+    """Say, on the disk, that nothing up to a sequence is news: what follows is told, whatever happens.
+
+    Raises:
+        JournalWriteError: the disk refused.
+    """
+    try:
+        write_atomically(directory / CURSOR_NAME, json.dumps({"seq": seq}).encode())
+    except OSError as error:
+        raise JournalWriteError(directory / CURSOR_NAME, error) from None
 
 
 def write_cursor(directory: Path, seq: int) -> None:

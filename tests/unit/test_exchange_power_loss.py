@@ -32,6 +32,7 @@ from engine.exchange.journal import JournalReader, journal_path
 from engine.exchange.journal_writer import JournalWriter
 from engine.exchange.replay import replay
 from engine.exchange.sequencer import open_exchange
+from engine.service.telling import CURSOR_NAME, begin_cursor, read_cursor
 from engine.steps.cutoff import barrier_of
 
 FIRST_DAY = 20514
@@ -333,3 +334,32 @@ def test_close_takes_back_what_was_settled_and_leaves_its_barrier_on_the_disk(
     found = barrier_of(tmp_path, first, first_day=first, cutoffs=rule, settled_seq=4)
     assert (found.seq, journal_path(tmp_path).read_bytes()) == (3, whole)
     assert synced == [len(whole)]
+
+
+@pytest.mark.parametrize("place", ["directory", "device", "pipe"])
+def test_what_is_no_file_in_the_logs_place_is_refused_by_name(tmp_path: Path, place: str) -> None:
+    begun(tmp_path, 1).close()
+    log = tmp_path / LOG_NAME
+    log.unlink()
+    if place == "directory":
+        log.mkdir()
+    elif place == "device":
+        log.symlink_to("/dev/null")
+    else:
+        os.mkfifo(log)
+    with pytest.raises(JournalWriteError, match=f"{LOG_NAME}: not written"):
+        JournalWriter(tmp_path, first_day=FIRST_DAY)
+    assert numbers(tmp_path) == [1, 2]
+
+
+def test_place_of_the_telling_is_on_the_disk_from_the_start_and_never_jumps(tmp_path: Path) -> None:
+    assert read_cursor(tmp_path) is None
+    synced = []
+    with pytest.MonkeyPatch.context() as patch:
+        fsync = os.fsync
+        patch.setattr(os, "fsync", lambda fd: (synced.append(fd), fsync(fd)))
+        begin_cursor(tmp_path, 7)
+    assert (read_cursor(tmp_path), len(synced)) == (7, 2)
+    # What a power cut leaves of a file that was renamed and not waited for.
+    (tmp_path / CURSOR_NAME).write_bytes(b"")
+    assert read_cursor(tmp_path) == 0
