@@ -25,6 +25,8 @@ from engine.exchange.journal import JournalReader, Tail
 from engine.exchange.whole_file import write_atomically, write_whole
 
 LOG_NAME = "commits.log"
+SECTOR_BYTES = 512
+"""What a disk writes whole or not at all."""
 LOG_BYTES = RECORD_BYTES * 6_400
 """One mebibyte less a little. An fsync of the journal falls due whenever so much was committed."""
 
@@ -109,6 +111,18 @@ def refuse_unless_put_back(log: bytes, journal: JournalReader, tail: Tail) -> No
         )
 
 
+def _only_lacks_sectors(journal: JournalReader, run: Run) -> bool:
+    """Whether a journal lacks whole sectors of what its log holds, which read as zeros, and differs in nothing else."""
+    begin = run.first_seq * RECORD_BYTES
+    there, start = journal.raw_between(run.first_seq, len(run.raw)), 0
+    while start < len(there):
+        end = (begin + start) // SECTOR_BYTES * SECTOR_BYTES + SECTOR_BYTES - begin
+        if there[start:end] != run.raw[start : min(end, len(there))] and any(there[start:end]):
+            return False
+        start = end
+    return True
+
+
 class CommitLog:
     """The commit log of an exchange's directory, for the writer of its journal alone."""
 
@@ -132,8 +146,9 @@ class CommitLog:
     def end_of(self, journal: JournalReader) -> tuple[Tail, Run | None]:
         """Where a journal ends, and the records here that chain to it, which are to be written over it.
 
-        A record that does not hold there and stands here is one that the disk never got, though it got what follows:
-        so it can be after a write in the background that failed, and where a file system keeps no order.
+        A record that does not hold there and stands here may be one that the disk never got, though it got what
+        follows: so it can be after a write in the background that failed, and where a file system keeps no order. Then
+        whole sectors are missing. Any other difference is damage, which nobody repairs unseen.
 
         Raises:
             JournalCorruptError: a record does not hold, and is not here; or the journal lost what was durable.
@@ -145,7 +160,7 @@ class CommitLog:
             before = journal.crc_at(damage.seq - 1)
             assert before is not None, "the record before a bad one is there"
             run = run_of(data, journal, journal.ended_at(damage.seq - 1, before))
-            if run is None or run.last_seq < damage.seq:
+            if run is None or run.last_seq < damage.seq or not _only_lacks_sectors(journal, run):
                 raise
             return journal.tail(run.last_seq, run.last_crc), run
         return tail, run_of(data, journal, tail)
