@@ -31,6 +31,7 @@ _POLL_S = 0.1
 _WHOLE = frozenset({"decimals", "band_ppm", "slippage_ppm", "reference_max_age_s"})
 _SHARES = ("band_ppm", "slippage_ppm", "reference_max_age_s")
 _AMOUNTS = ("min_quantity", "max_quantity", "min_notional")
+_DIGITS = re.compile(r"[0-9]{1,18}")
 _AT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?Z")
 _PRICE = "a venue's price has market, price, and may have at"
 _NOTHING = "nothing was asked for"
@@ -115,7 +116,7 @@ def _line(kind: str, fields: Sequence[str]) -> dict[str, Any]:
         name, equals, value = field.partition("=")
         if not equals or not name or name in line:
             raise UsageError(f"{field[:60]!r}", rule="each field once, as FIELD=VALUE", next_step=f"{kind}=NAME …")
-        line[name] = int(value) if name in _WHOLE and value.isdecimal() and value.isascii() else value
+        line[name] = int(value) if name in _WHOLE and _DIGITS.fullmatch(value) else value
     if kind != "reference" and kind not in line:
         raise UsageError(f"no {kind}=NAME", rule=f"a request names its {kind}", next_step=f"add {kind}=NAME")
     return line
@@ -191,7 +192,7 @@ def _reference(connection: Connection, line: dict[str, Any]) -> _Asked:
     at = line.get("at", iso_of_us(to_us(clock.now())))
     if not _AT.fullmatch(at):
         raise UsageError(f"at={at[:40]}", rule="an instant of UTC", next_step="e.g. at=2026-03-02T12:00:00Z")
-    return f"reference:{name}:{at}"[:64], "set_reference", {"market": name, "price": line["price"], "at": at}
+    return f"ref:{name}:{at}", "set_reference", {"market": name, "price": line["price"], "at": at}
 
 
 _KINDS: dict[str, Callable[[Connection, dict[str, Any]], _Asked]] = {

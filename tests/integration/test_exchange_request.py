@@ -92,6 +92,7 @@ def test_listing_is_asked_for_before_anybody_serves_it_and_journalled_once(book:
         (("asset", "asset=NEO", "asset=NEO"), "each field once"),
         (("asset", "asset=NEO", "decimals=19"), "decimals"),
         (("asset", "asset=NEO", "decimals=9", "number=7"), "number"),
+        (("asset", "asset=NEO", f"decimals={'9' * 5000}"), "decimals"),
         (("asset", "asset=USDT", "decimals=9"), "is listed"),
         (("market", "market=A..B", "base=BTC", "quote=USDT", "tick=0.01", "lot=0.1"), "A..B"),
         (("market", "market=NEW", "base=BTC", "quote=USDT", "tick=0.0000001", "lot=0.1", "band_ppm=1x"), "tick"),
