@@ -250,10 +250,28 @@ class Policy:
         unknown = sorted(given.keys() - ({f.name for f in fields(cls)} - {"written"}))
         if unknown:
             raise ConfigError(f"the policy has unknown keys: {', '.join(unknown)}")
+        for one in fields(cls):
+            if one.name in given and not _is_of(given[one.name], str(one.type)):
+                raise ConfigError(
+                    f"the policy's {one.name} is {str(value[one.name])[:60]!r}",
+                    rule=f"it is {one.type}; a tuple is an array in JSON",
+                    next_step="correct the policy file",
+                )
         try:
             return cls(**given, written=frozenset(given))
         except TypeError as error:
             raise ConfigError(f"the policy cannot be read: {error}") from None
+
+
+_KINDS = {"str": str, "int": int, "bool": bool}
+
+
+def _is_of(value: Any, kind: str) -> bool:
+    """Whether a value is of a field's kind: a text "false" would count as yes. Rows are held by whoever reads them."""
+    if kind in _KINDS:
+        return type(value) is _KINDS[kind]
+    of_one = _KINDS.get(kind.removeprefix("tuple[").removesuffix(", ...]"), tuple)
+    return isinstance(value, tuple) and all(type(one) is of_one for one in value)
 
 
 def _listed(value: Any) -> Any:

@@ -25,7 +25,19 @@ def test_a_new_policy_writes_every_field_down() -> None:
 
 
 @pytest.mark.parametrize(
-    "extra", [{"written": ["chunks"]}, {"chunk": 2}, {"mark_max_age_s": 0}, {"required_gates": []}]
+    "extra",
+    [
+        {"written": ["chunks"]},
+        {"chunk": 2},
+        {"mark_max_age_s": 0},
+        {"required_gates": []},
+        {"personal_logins": "false"},
+        {"kyc_required": 0},
+        {"alert_pause_s": True},
+        {"screening_lists": [["sdn:ofac"]]},
+        {"fee_tiers": {}},
+        {"staking_asset": ["ETH"]},
+    ],
 )
 def test_a_key_or_value_that_no_release_wrote_is_refused(extra: dict[str, object]) -> None:
     with pytest.raises(ConfigError):
