@@ -112,12 +112,15 @@ def refuse_unless_put_back(log: bytes, journal: JournalReader, tail: Tail) -> No
 
 
 def _only_lacks_sectors(journal: JournalReader, run: Run) -> bool:
-    """Whether a journal lacks whole sectors of what its log holds, which read as zeros, and differs in nothing else."""
+    """Whether a journal lacks sectors of what its log holds, and differs in nothing else.
+
+    One that the disk never got reads as zeros; one that it got when the journal ended within, as that and zeros.
+    """
     begin = run.first_seq * RECORD_BYTES
     there, start = journal.raw_between(run.first_seq, len(run.raw)), 0
     while start < len(there):
         end = (begin + start) // SECTOR_BYTES * SECTOR_BYTES + SECTOR_BYTES - begin
-        if there[start:end] != run.raw[start : min(end, len(there))] and any(there[start:end]):
+        if not run.raw[start:end].startswith(there[start:end].rstrip(b"\0")):
             return False
         start = end
     return True

@@ -275,6 +275,19 @@ def test_sectors_that_the_disk_never_got_are_filled_from_the_log(tmp_path: Path,
     assert journal_path(tmp_path).read_bytes() == whole
 
 
+@pytest.mark.parametrize(("ended", "later"), [(5, 2), (5, 3), (9, 3), (11, 4)])
+def test_sector_that_the_disk_got_before_it_was_full_is_filled_too(tmp_path: Path, ended: int, later: int) -> None:
+    """What a journal ended with was written in the background, then appended to; of this the disk got the end alone."""
+    begun(tmp_path, 8).abandon()
+    whole = journal_path(tmp_path).read_bytes()
+    start, end = ended * RECORD_BYTES, later * SECTOR
+    journal_path(tmp_path).write_bytes(whole[:start] + bytes(end - start) + whole[end:])
+    with pytest.raises(JournalCorruptError):
+        numbers(tmp_path)
+    assert after_opening(tmp_path) == list(range(1, 17))
+    assert journal_path(tmp_path).read_bytes() == whole
+
+
 @pytest.mark.parametrize("damaged", range(1, 9))
 @pytest.mark.parametrize("change", [b"old", bytes(3), b"\x02"])
 def test_damage_is_refused_also_where_the_log_has_the_record(tmp_path: Path, damaged: int, change: bytes) -> None:
