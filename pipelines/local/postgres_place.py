@@ -7,6 +7,7 @@ home, so that a moved home finds its data again and a copied home does not share
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import shutil
@@ -135,8 +136,10 @@ def purge(home: Path) -> None:
     """
     folder = remembered_folder(home)
     try:
-        if folder.is_dir():
-            shutil.rmtree(folder)
+        while folder.is_dir():
+            # Another purge of this home may take what this one is about to.
+            with contextlib.suppress(FileNotFoundError):
+                shutil.rmtree(folder)
         state_file(home).unlink(missing_ok=True)
     except OSError as error:
         raise from_os_error(error, folder) from error

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 
@@ -29,3 +31,23 @@ def test_data_whose_folder_cannot_be_entered_is_not_left_for_a_new_place(
         postgres_place.find_or_make(home)
     assert read_state(postgres_place.state_file(home)) == before
     assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_homes_purged_by_several_at_once_are_gone(tmp_path: Path) -> None:
+    """Test runs that start together find the same home of one that was killed."""
+    for number in range(5):
+        home = make_home(tmp_path / f"home{number}")
+        folder = postgres_place.remembered_folder(home)
+        for name in range(600):
+            (folder / str(name % 20)).mkdir(parents=True, exist_ok=True)
+            (folder / str(name % 20) / str(name)).touch()
+        together = Barrier(4)
+
+        def purge(home: Path = home, together: Barrier = together) -> None:
+            together.wait()
+            postgres_place.purge(home)
+
+        with ThreadPoolExecutor(4) as pool:
+            for done in [pool.submit(purge) for _ in range(4)]:
+                done.result()
+        assert not folder.exists()
