@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable, Set
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any, NamedTuple, NoReturn
 
 from engine.errors import InputError
@@ -290,7 +291,7 @@ def _object(data: bytes, required: Set[str], optional: Set[str]) -> dict[str, An
         _refuse("oversized", f"more than {MAX_MESSAGE_BYTES} bytes")
     try:
         # As text: of bytes, json guesses the encoding, and takes what is no UTF-8.
-        value = _JSON.decode(data.decode())
+        value = _decoded(data.decode())
     except RefusedMessageError:
         raise
     except (ValueError, RecursionError) as error:
@@ -314,6 +315,15 @@ def _no_number(text: str) -> NoReturn:
 
 # What json.loads would make anew for each message.
 _JSON = json.JSONDecoder(object_pairs_hook=_once, parse_float=_no_number, parse_constant=_no_number)
+
+
+def _decoded(text: str) -> Any:
+    """What a text of JSON says; one without space around it, as programs send it, without looking for that."""
+    if text.startswith("{"):
+        value, end = _JSON.raw_decode(text)
+        if end == len(text):
+            return value
+    return _JSON.decode(text)
 
 
 def _check_fields(value: dict[str, Any], required: Set[str], optional: Set[str]) -> None:
@@ -377,8 +387,14 @@ def _time_in_force(order: dict[str, Any], *, at_market: bool) -> TimeInForce:
 def _number(value: object, name: str) -> Decimal:
     if not isinstance(value, str):
         _refuse("invalid_field", f"{name} is not a decimal string")
+    return _decimal(value, name)
+
+
+@lru_cache(maxsize=10_000)
+def _decimal(text: str, name: str) -> Decimal:
+    """A number by its text. A market's prices come again and again, and most quantities are round."""
     try:
-        return parse_decimal(value, record=name)
+        return parse_decimal(text, record=name)
     except InputError as error:
         raise RefusedMessageError("invalid_field", error.what) from None
 

@@ -108,6 +108,7 @@ class Scales:
         return str(account) if found is None else found.name
 
 
+@lru_cache(maxsize=10_000)
 def _whole(value: Decimal, decimals: int, step: int, name: str, what: str) -> int:
     try:
         units = to_units(value, decimals, record=name)
