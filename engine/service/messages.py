@@ -292,8 +292,6 @@ def _object(data: bytes, required: Set[str], optional: Set[str]) -> dict[str, An
     try:
         # As text: of bytes, json guesses the encoding, and takes what is no UTF-8.
         value = _decoded(data.decode())
-    except RefusedMessageError:
-        raise
     except (ValueError, RecursionError) as error:
         raise RefusedMessageError("malformed", f"no JSON: {str(error)[:100]}") from None
     if not isinstance(value, dict):
@@ -385,9 +383,7 @@ def _time_in_force(order: dict[str, Any], *, at_market: bool) -> TimeInForce:
 
 
 def _number(value: object, name: str) -> Decimal:
-    if not isinstance(value, str):
-        _refuse("invalid_field", f"{name} is not a decimal string")
-    return _decimal(value, name)
+    return _decimal(value, name) if isinstance(value, str) else _refuse("invalid_field", f"{name} is no decimal string")
 
 
 @lru_cache(maxsize=10_000)
